@@ -104,6 +104,11 @@ def _rules_of(name: str) -> Sequence[Retention]:
     given = [rule for rule in rules if isinstance(rule, Retention)]
     if not given or len(given) < len(rules):
         raise UsageError(f"{name} is no list of Retention: nothing was changed")
+    if any(rule.closed_if is not None for rule in given):
+        raise UsageError(
+            f"{name} has a rule with closed_if, which takes the states of an engine: run it by "
+            f"`engine.operations.retention`. Nothing was changed"
+        )
     return given
 
 

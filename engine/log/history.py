@@ -169,6 +169,15 @@ class Histories:
             _check_version("version", version)
         until = None if at is None else microseconds(at)
         await self.allow(principal, stream)
+        return await self._folded(aggregate, stream, version, until)
+
+    async def fold(self, aggregate: type[A], aggregate_id: str) -> A:
+        """Fold an aggregate up to its last durable event, for the engine: nobody is asked."""
+        return await self._folded(aggregate, self._stream(aggregate, aggregate_id), None, None)
+
+    async def _folded(
+        self, aggregate: type[A], stream: str, version: int | None, until: int | None
+    ) -> A:
         if self._definitions[aggregate].tags:
             return await self._fold_tagged(aggregate, stream, version, until)
         return await self._fold(aggregate, stream, version, until)

@@ -1,13 +1,13 @@
 """How long closed aggregates are kept as they are: what a host declares, and a command does.
 
 Rules: a stream is closed if its last event is one of those named, and its age counts from that
-event. Nothing happens by itself: `foldline retention` or `engine.operations.retention` does what is
-due, and only shows it first.
+event. A function of its state may say that it is not. Nothing happens by itself: `foldline
+retention` or `engine.operations.retention` does what is due, and only shows it first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -49,6 +49,9 @@ class Retention(msgspec.Struct, frozen=True):
     erase_after: timedelta | None = None
     """How old it is when people are erased. A person stays while any stream with that person's data
     is not due."""
+    closed_if: Callable[[Any], bool] | None = None
+    """Is given the state of each stream that `closed_by` selects; only True closes it. An engine
+    asks it, in its event loop; `foldline retention` refuses such a rule."""
 
     def __post_init__(self) -> None:
         """Refuse a rule that selects or does nothing."""
@@ -64,6 +67,11 @@ class Retention(msgspec.Struct, frozen=True):
             raise DefinitionError(
                 f"Retention of {self.aggregate.__name__}: closed_by lists classes of events, and "
                 f"{given!r:.100} does not"
+            )
+        if self.closed_if is not None and not callable(self.closed_if):
+            raise DefinitionError(
+                f"Retention of {self.aggregate.__name__}: closed_if is a function of the state, "
+                f"not {self.closed_if!r:.100}"
             )
         times: Any = [t for t in (self.archive_after, self.erase_after) if t is not None]
         if not times or not all(isinstance(t, timedelta) and t >= timedelta(0) for t in times):
@@ -84,7 +92,12 @@ class Retention(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Give it in words, as it is kept with what was done."""
-        return f"{self.kind} closed by {', '.join(self.names)}"
+        closed = f"{self.kind} closed by {', '.join(self.names)}"
+        return closed if self.closed_if is None else f"{closed}, if {_name_of(self.closed_if)}"
+
+
+def _name_of(function: Callable[[Any], bool]) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def closed_before(after: timedelta, now: int) -> int:

@@ -8,14 +8,16 @@ came since are read too, so that an open stream keeps the person. Then streams a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from ..authorization import Gate
 from ..errors import UsageError
 from ..log.browsing import LogToBrowse
+from ..model.aggregate import Aggregate
 from ..model.retention import Retention, closed_before
-from ..outside.retention import DueSearch
+from ..outside.retention import DueSearch, reason_of
 from ..personal.operations import PersonalData
 from ..personal.vault import Vault
 from ..runtime.ports import Clock
@@ -40,8 +42,10 @@ class Retaining:
         vault: Callable[[], Vault | None],
         gate: Gate | None,
         clock: Clock,
+        fold: Callable[[type[Aggregate], str], Awaitable[Aggregate]],
     ) -> None:
         self._archiver = archiver
+        self._fold = fold
         self._personal = personal
         self._vault = vault
         self._gate = gate
@@ -86,17 +90,18 @@ class Retaining:
         search, found = DueSearch(vault, rules), list[Retained]()
         after = await _read(log, search, 0)
         for person in search.due(self._clock.now(), at_rest=at_rest):
+            reason = await self._reason(search, person.subject)
+            if reason is None:
+                continue
             after = await _read(log, search, after)
-            is_due = search.of(person.subject, self._clock.now()) is not None
+            is_due = await self._reason(search, person.subject) is not None
             if is_due and not dry_run:
                 by = principal or _PRINCIPAL
-                await self._personal.erase(
-                    person.subject, reason=person.reason, principal=by, timeout=0
-                )
+                await self._personal.erase(person.subject, reason=reason, principal=by, timeout=0)
             found.append(
                 Retained(
                     action="erase",
-                    rule=person.reason,
+                    rule=reason,
                     subject=person.subject,
                     streams=person.streams,
                     done=is_due and not dry_run,
@@ -104,13 +109,40 @@ class Retaining:
             )
         return found
 
+    async def _reason(self, search: DueSearch, subject: str) -> str | None:
+        """Give the rule by which a person is due; None for one who is not."""
+        reasons: list[str] = []
+        for stream in search.streams_of(subject):
+            for rule in search.rules_for(stream, self._clock.now()):
+                if await self._is_closed(rule, stream):
+                    reasons.append(reason_of(rule))
+                    break
+            else:
+                return None
+        return reasons[0]
+
+    async def _is_closed(self, rule: Retention, stream: str) -> bool:
+        """Ask what a rule says of the state of a stream."""
+        if rule.closed_if is None:
+            return True
+        state = await self._fold(rule.aggregate, stream.partition(":")[2])
+        try:
+            said: object = rule.closed_if(state)
+        except Exception as error:
+            raise UsageError(
+                f"{rule}: it failed for {stream} with {type(error).__name__}. What was done before "
+                f"is done; mend the function, and run the rules again"
+            ) from error
+        return said is True
+
     async def _archive(self, rules: Sequence[Retention], dry_run: bool) -> list[Retained]:
         found: list[Retained] = []
         for rule in rules:
             if rule.archive_after is None:
                 continue
             before = closed_before(rule.archive_after, self._clock.now())
-            closed = ArchiveRule(rule.kind, rule.names, before)
+            judge = None if rule.closed_if is None else partial(self._is_closed, rule)
+            closed = ArchiveRule(rule.kind, rule.names, before, judge, str(rule))
             async with self._archiver() as archiver:
                 done = await archiver.archive(closed, _silent, dry_run=dry_run)
             found.append(

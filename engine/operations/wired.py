@@ -6,7 +6,7 @@ opened or asked here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from ..errors import UsageError
 from ..members.joined import Joined
@@ -52,6 +52,9 @@ def operations_of(
             )
         return found.archiver(now.store)
 
+    def fold(aggregate: type[Aggregate], own_id: str) -> Awaitable[Aggregate]:
+        return parts().past.fold(aggregate, own_id)
+
     def vault() -> Vault | None:
         sealer = (wiring if joined is None else joined.wiring).registry.sealer
         return sealer if isinstance(sealer, Vault) else None
@@ -64,7 +67,7 @@ def operations_of(
         aggregates=aggregates,
         personal=personal,
         timer_desk=timer_desk,
-        retaining=Retaining(archiver, personal, vault, wiring.gate, clock),
+        retaining=Retaining(archiver, personal, vault, wiring.gate, clock, fold),
         outside=None if joined is None else joined.outside,
         ask_owner=None if joined is None else joined.health.ask_owner,
         gate=wiring.gate,

@@ -22,7 +22,7 @@ from ..model.stored import StoredEvent
 from ..personal.vault import Vault
 from ..stores.contract.outside import LogReader
 
-__all__ = ["DuePerson", "DueSearch", "due_people"]
+__all__ = ["DuePerson", "DueSearch", "due_people", "reason_of"]
 
 _PAGE_EVENTS = 1_000
 _PAGE_BYTES = 8 * 1024 * 1024
@@ -80,10 +80,27 @@ class DueSearch:
     def of(self, subject: str, now: int) -> DuePerson | None:
         """Give a person who is due; None for one who is not."""
         streams = self._people[subject]
-        reasons = [_reason(stream, self._ends.get(stream), self._rules, now) for stream in streams]
-        if reasons[0] is None or None in reasons:
+        rules = [self.rules_for(stream, now) for stream in streams]
+        if not all(rules):
             return None
-        return DuePerson(subject, len(streams), reasons[0])
+        return DuePerson(subject, len(streams), reason_of(rules[0][0]))
+
+    def streams_of(self, subject: str) -> Sequence[str]:
+        """Give the streams that have data of a person, in the order of their first events."""
+        return tuple(self._people[subject])
+
+    def rules_for(self, stream: str, now: int) -> Sequence[Retention]:
+        """Give the rules by whose events and times a stream is due."""
+        kind = stream.partition(":")[0]
+        name, recorded = self._ends.get(stream, ("", now))
+        return [
+            rule
+            for rule in self._rules
+            if rule.kind == kind
+            and rule.erase_after is not None
+            and name in rule.names
+            and recorded < closed_before(rule.erase_after, now)
+        ]
 
 
 def due_people(
@@ -118,15 +135,7 @@ def _shown(microseconds: int) -> str:
     return time.isoformat(timespec="seconds")
 
 
-def _reason(
-    stream: str, end: tuple[str, int] | None, rules: Sequence[Retention], now: int
-) -> str | None:
-    """Give the rule by which a stream is due, in words; None if it is not."""
-    kind = stream.partition(":")[0]
-    for rule in rules:
-        if rule.kind != kind or rule.erase_after is None or end is None:
-            continue
-        name, recorded = end
-        if name in rule.names and recorded < closed_before(rule.erase_after, now):
-            return f"retention: {rule}, {rule.erase_after.days} days"
-    return None
+def reason_of(rule: Retention) -> str:
+    """Give a rule in words, as it is kept with an erasure."""
+    days = 0 if rule.erase_after is None else rule.erase_after.days
+    return f"retention: {rule}, {days} days"

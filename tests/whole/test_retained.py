@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
 from engine import (
@@ -202,3 +203,64 @@ async def test_a_person_is_erased_unless_an_open_stream_comes_meanwhile(
         assert (await running.state(Case, "c-2")).text == "warm beer"
         assert (await running.state(Stay, "1")).name == ERASED
         assert (await running.state(Stay, "5")).name == "bob Canary"
+
+
+def is_short(order: Order) -> bool:
+    return len(order.notes) < 4
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_function_of_the_state_says_which_streams_are_not_closed(
+    kind: str, path: str, postgres: Server
+) -> None:
+    url = f"sqlite:{path}" if kind == "sqlite" else postgres.url(postgres.new_schema())
+    short = Retention(Order, [Closed], archive_after=timedelta(0), closed_if=is_short)
+
+    def broken(_order: Order) -> bool:
+        raise ValueError("what is in it is nobody's business")
+
+    failing = Retention(Order, [Closed], archive_after=timedelta(0), closed_if=broken)
+    never = Retention(Order, [Closed], archive_after=timedelta(0), closed_if=lambda _: 1)  # type: ignore[arg-type, return-value]
+    async with engine(url) as running:
+        await filled(running)
+        await running.execute(Note("o-1", "more"))
+        await running.execute(Close("o-1"))
+        with pytest.raises(UsageError, match=r"if broken: it failed for order:o-0 with ValueError"):
+            await running.operations.retention([failing])
+        assert (await running.operations.retention([never]))[0].events == 0
+        assert not Path(cold_path(path)).exists()
+        (looked,) = await running.operations.retention([short], dry_run=True)
+        (done,) = await running.operations.retention([short])
+        assert (looked.events, done.events, done.streams) == (6, 6, 2)
+        assert done.rule == "order closed by order-closed, if is_short, 0 days"
+        (entry,) = [one for one in (await running.operations.audit()).entries if one.position]
+        assert (entry.target, entry.position) == ("order closed by order-closed, if is_short", 9)
+        assert (await running.state(Order, "o-0")).notes == ["s-0", "note 0", "closed"]
+
+
+async def test_a_person_stays_whose_stream_is_not_closed_by_its_state(tmp_path: Path) -> None:
+    path = tmp_path / "hotel.db"
+    await stays(path)
+
+    def is_paid(stay: Stay) -> bool:
+        return stay.id != "1"
+
+    rules = [
+        msgspec.structs.replace(rule, closed_if=is_paid) if rule.aggregate is Stay else rule
+        for rule in STAYS
+    ]
+    async with opened(path, -400) as running:
+        looked = await running.operations.retention(STAYS, dry_run=True, at_rest=True)
+        kept = await running.operations.retention(rules, dry_run=True, at_rest=True)
+    assert [one.subject for one in looked if one.action == "erase"] == ["ann", "bob"]
+    assert [one.subject for one in kept if one.action == "erase"] == ["bob"]
+
+
+def test_the_command_refuses_what_takes_a_state(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["retention", path, "tests.whole.test_retained:BY_STATE"]) == 1
+    assert "takes the states of an engine" in capsys.readouterr().err
+
+
+BY_STATE = [Retention(Order, [Closed], archive_after=timedelta(0), closed_if=is_short)]

@@ -8,7 +8,7 @@ early, each event is in the log, or in both, or in the cold file alone: never in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -43,6 +43,10 @@ class ArchiveRule(msgspec.Struct, frozen=True):
     """The stored names of events, one of which is the last of the stream."""
     before: int
     """The time before which that event was recorded, in µs since 1970-01-01 UTC."""
+    judge: Callable[[str], Awaitable[bool]] | None = None
+    """Is asked of each such stream, by its name, whether it is closed indeed."""
+    text: str = ""
+    """The rule in words, where these say more."""
 
     def __post_init__(self) -> None:
         """Refuse what selects nothing or everything."""
@@ -55,7 +59,13 @@ class ArchiveRule(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Give it in words, as it is kept in the log."""
-        return f"{self.kind} closed by {', '.join(self.closed_by)}"
+        return self.text or f"{self.kind} closed by {', '.join(self.closed_by)}"
+
+    async def chosen(self, streams: Sequence[str]) -> Sequence[str]:
+        """Give those of some streams that are closed indeed."""
+        if self.judge is None:
+            return streams
+        return [stream for stream in streams if await self.judge(stream)]
 
 
 class Archived(msgspec.Struct):

@@ -235,8 +235,8 @@ class PostgresArchiver:
         after, names = "", list(rule.closed_by)
         while rows := await link.run(self._in(_SCAN), after, rule.kind, names, rule.before):
             after = rows[-1][0]
-            if closed := [stream for stream, is_closed in rows if is_closed]:
-                yield closed
+            if closed := await rule.chosen([stream for stream, is_closed in rows if is_closed]):
+                yield list(closed)
 
     # -- moving -------------------------------------------------------------------------------
 

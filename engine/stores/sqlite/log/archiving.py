@@ -11,10 +11,11 @@ refused leaves no note. Last, SQLite rewrites the file, which gives the room bac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, closing
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import apsw
 import msgspec
@@ -60,11 +61,13 @@ from .store import SqliteStore
 __all__ = ["Page", "SqliteArchiver"]
 
 T = TypeVar("T")
+Call: TypeAlias = Callable[..., Awaitable[Any]]
+"""Calls a function with a connection, and with what else is given."""
 
 _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 16 * 1024 * 1024
 """What is moved in one transaction."""
-_PAGE_STREAMS: Final = 1_000
+_PAGE_STREAMS: Final = 5_000
 _ENDINGS: Final = ("", "-wal", "-shm", "-journal")
 
 _CLOSED: Final = f"""
@@ -160,7 +163,7 @@ class SqliteArchiver(SqliteStore):
         path = cold_path(self.path)
         done = Archived(before=files.size(self.path), cold=path)
         if dry_run and self._is_entered:
-            done.streams, done.events, done.bytes = await self._own(_counted, rule)
+            await self._count(rule, done, self._own)
         elif dry_run:
             with (
                 unreadable(self.path),
@@ -168,28 +171,41 @@ class SqliteArchiver(SqliteStore):
             ):
                 set_reading(connection)
                 harden(connection)
-                done.streams, done.events, done.bytes = _counted(connection, rule)
+                await self._count(rule, done, partial(_at_once, connection))
         else:
             await self._archive(rule, done, progress)
         done.after, done.cold_bytes = files.size(self.path), files.size(path)
         return done
 
     async def _archive(self, rule: ArchiveRule, done: Archived, progress: Progress) -> None:
-        _, events, _ = await self._own(_counted, rule)
-        if events:
-            await self._own(self._open_cold)
-            await self._on_writer(self._let_move)
-        pages = await self._own(_pages, rule, *self._page_max)
-        while page := await self._own(_next, pages):
-            await self._own(self._bring, page)
-            await self._on_writer(self._leave, page, rule)
-            self._merge_if_large()
-            done.streams += page.streams
-            done.events += len(page.positions)
-            done.bytes += page.bytes
-            progress(done.events, events)
+        events = await self._own(_counted, rule)
+        async with aclosing(self._pages(rule, self._own)) as pages:
+            async for page in pages:
+                if self._cold is None:
+                    await self._own(self._open_cold)
+                    await self._on_writer(self._let_move)
+                await self._own(self._bring, page)
+                await self._on_writer(self._leave, page, rule)
+                self._merge_if_large()
+                _add(done, page)
+                progress(done.events, events)
         self._reach("archive.emptied")
         done.is_shrunk = await self._on_writer(self._shrink)
+
+    async def _count(self, rule: ArchiveRule, done: Archived, call: Call) -> None:
+        async with aclosing(self._pages(rule, call)) as pages:
+            async for page in pages:
+                _add(done, page)
+
+    async def _pages(self, rule: ArchiveRule, call: Call) -> AsyncGenerator[Page]:
+        """Give the events that the rule selects, each stream from its beginning."""
+        closed = await call(_closed, rule)
+        while found := await call(_next, closed):
+            names: dict[str, int] = found
+            streams = [names[name] for name in await rule.chosen([*names])]
+            pages = await call(_pages_of, streams, *self._page_max)
+            while page := await call(_next, pages):
+                yield page
 
     @property
     def _is_entered(self) -> bool:
@@ -374,12 +390,22 @@ class SqliteArchiver(SqliteStore):
         return True
 
 
-def _pages(
-    connection: Any, rule: ArchiveRule, events_max: int = _PAGE_EVENTS, bytes_max: int = _PAGE_BYTES
+def _add(done: Archived, page: Page) -> None:
+    done.streams += page.streams
+    done.events += len(page.positions)
+    done.bytes += page.bytes
+
+
+async def _at_once(connection: Any, call: Callable[..., Any], *args: Any) -> Any:
+    return call(connection, *args)
+
+
+def _pages_of(
+    connection: Any, streams: Sequence[int], events_max: int, bytes_max: int
 ) -> Iterator[Page]:
-    """Give the events that the rule selects, each stream from its beginning."""
+    """Give the events of some streams that were not moved, in pages."""
     page = Page()
-    for number, _ in _closed(connection, rule):
+    for number in streams:
         for position, size in _events(connection, number):
             if len(page.positions) >= events_max or page.bytes + size > bytes_max:
                 if page.positions:
@@ -400,23 +426,24 @@ def _events(connection: Any, stream: int) -> Iterator[tuple[int, int]]:
         version = found[-1][0]
 
 
-def _next(_connection: Any, pages: Iterator[Page]) -> Page | None:
-    return next(pages, None)
+def _next(_connection: Any, found: Iterator[T]) -> T | None:
+    return next(found, None)
 
 
-def _closed(connection: Any, rule: ArchiveRule) -> Iterator[tuple[int, str]]:
+def _closed(connection: Any, rule: ArchiveRule) -> Iterator[dict[str, int]]:
+    """Give the numbers of closed streams by their names, many at a time."""
     names = msgspec.json.encode(rule.closed_by).decode()
     after = ""
     while found := run(connection, _CLOSED, (after, rule.kind, names, rule.before)):
-        yield from found
+        yield {name: number for number, name in found}
         after = found[-1][1]
 
 
-def _counted(connection: Any, rule: ArchiveRule) -> tuple[int, int, int]:
-    """Count the streams, events and bytes that the rule selects."""
-    streams = events = size = 0
-    for page in _pages(connection, rule):
-        streams += page.streams
-        events += len(page.positions)
-        size += page.bytes
-    return streams, events, size
+def _counted(connection: Any, rule: ArchiveRule) -> int:
+    """Count the events that are to be moved at most."""
+    return sum(
+        1
+        for found in _closed(connection, rule)
+        for number in found.values()
+        for _ in _events(connection, number)
+    )
