@@ -231,7 +231,8 @@ async def test_what_gathers_as_such_a_member_comes_is_not_written(log: str) -> N
 async def test_a_write_without_events_asks_whether_its_stream_is_there(
     log: str, postgres: Server
 ) -> None:
-    store, other = (SpreadStore(read_address(log), lambda _: None) for _ in range(2))
+    long = read_address(log.replace("lease=5", "lease=600"))
+    store, other = (SpreadStore(long, lambda _: None) for _ in range(2))
     await store.open(Ports())
     await other.open(Ports())
     assert store.attendance is not None
@@ -256,10 +257,14 @@ async def test_a_write_without_events_asks_whether_its_stream_is_there(
         [write] = request("counter:b", 0, 1).writes
         conflict = StreamConflict("counter:a", 1, 2)
         assert await told(stands("counter:a", 1), write) == [conflict, Appended(3, (1,))]
+        leases = store.address.sql("SELECT max(lease_until) FROM {s}.members WHERE member = $1")
+        [before] = await asked(postgres, leases, store.session)
         assert await told(stands("counter:a", 1), stands("counter:b", 1)) == [
             conflict,
             Appended(3, (1,)),
         ]
+        # What stands is told behind a commit, which a server that was replaced has none of.
+        assert await asked(postgres, leases, store.session) > [before]
         rows = await asked(postgres, store.address.sql("SELECT stream, version FROM {s}.log"))
         assert len(rows) == 3
         # Who was declared dead says nothing, however much is where it was read.

@@ -122,11 +122,15 @@ class SpreadWriter(Writer):
             if any(there.get(stream, 0) != version for stream, version in asked.items()):
                 raise _Misfit
             await self._look_for_tags(line, sending)
-            query, lease = self._address.sql(_RENEW), self._address.lease_seconds
-            ((renewed,),) = await line.fetch(query, self._session, 0, lease)
+            await self._commit_something(line)
+        return sending.committed(Head(), 0, {}), {}
+
+    async def _commit_something(self, line: Line) -> None:
+        """Renew the lease, so that the commit waits for the standbys: what was read is told."""
+        query, lease = self._address.sql(_RENEW), self._address.lease_seconds
+        ((renewed,),) = await line.fetch(query, self._session, 0, lease)
         if not renewed:
             raise self._fenced()
-        return sending.committed(Head(), 0, {}), {}
 
     async def _append_tagged(self, sending: Sending) -> _Done | None:
         """Do as `_append_once`, where nobody may append between a look for tags and the events."""
@@ -226,6 +230,7 @@ class SpreadWriter(Writer):
                     if isinstance(sending, Committed):
                         # What is refused was decided by this view as well.
                         if await self._call(line, nothing_of(batch)) is not None:
+                            await self._commit_something(line)
                             return sending
                         continue
                     course.sending, course.sent = sending, True
