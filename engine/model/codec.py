@@ -80,6 +80,10 @@ class Metadata(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Names of timers that it cancelled, if there were any; on its first event."""
     fired: tuple[str, str, int] | None = None
     """Stream, name and position of the timer whose command it is; on its first event."""
+    sealed: str | None = None
+    """The fingerprint, encrypted for whom the events are about, where they have personal fields:
+    what was given could be guessed by it. Then that is 0, which is no command's of former releases.
+    """
 
 
 _metadata_decoder = msgspec.json.Decoder(Metadata)
@@ -246,6 +250,14 @@ class EventRegistry:
         """Give the fields of a class that are stored encrypted."""
         stored = self._types[cls]
         return self._by_name[stored.name, stored.version].personal
+
+    def subject_of(self, event: Event, stream: str) -> str | None:
+        """Give whose personal data an event has; None if it has none."""
+        stored = self._types.get(type(event))
+        form = None if stored is None else self._by_name[stored.name, stored.version].personal
+        if form is None:
+            return None
+        return stream if form.subject is None else getattr(event, form.subject)
 
     def _tags_of(self, cls: type[Event]) -> EventTags | None:
         """Give what events of a class are tagged with; those of a former one as they are today."""

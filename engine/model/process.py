@@ -28,6 +28,7 @@ from .aggregate import (
     decisions_named,
 )
 from .annotations import Signature, read_signature, union_members
+from .codec import masked
 from .messages import Command, Event, Id, Meta
 from .projection import (
     Begins,
@@ -39,7 +40,7 @@ from .projection import (
 )
 from .reactor import Reactor, check_begins, is_reaction, is_refusal, methods_of, routed_by
 
-__all__ = ["ProcessManager", "arrival", "reactors_of", "refusal_of"]
+__all__ = ["ProcessManager", "arrival", "impersonal", "reactors_of", "refusal_of"]
 
 _INSTANCE: Final = "instance"
 _SHOWN: Final = '`@reacts(by="order_id") def paid(self, event: OrderPaid) -> Decision[Charged]`'
@@ -130,6 +131,18 @@ def arrival(manager: type[Aggregate], event: Event, meta: Meta) -> Command | Non
     if route is None:
         raise UsageError(f"{manager.__name__} does not react to {type(event).__name__}")
     return _routed(route, event, meta)
+
+
+def impersonal(command: Command) -> Command:
+    """Give a command of the engine's as its fingerprint is made: without what may be erased."""
+    event: object = getattr(command, "event", None)
+    if not isinstance(event, Event):
+        return command
+    try:
+        without = masked(event)
+    except Exception:  # of the event's own class
+        return command
+    return command if without is event else msgspec.structs.replace(command, event=without)
 
 
 def refusal_of(

@@ -16,10 +16,11 @@ import msgspec
 
 from ..errors import DeadlinePassed, EventUnread, HandlerFailed, NotRun, Rejected
 from ..model.aggregate import Aggregate
-from ..model.codec import NOTHING_KEPT, Cast, Metadata, encode_metadata
+from ..model.codec import NOTHING_KEPT, Cast, EventRegistry, Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
 from ..model.joint import Share
 from ..model.messages import Event
+from ..model.personal import SNAPSHOTS, is_subject
 from ..model.stored import ENCODING_JSON, EventData
 from ..model.timers import SetTimers
 from ..runtime.safely import shows_messages
@@ -28,6 +29,7 @@ from ..stores.contract.timers import FiredTimer
 from .kind import EventBinding, Kind, sealing
 from .mailbox import Mail
 from .proving import Refold
+from .replying import bound_to
 
 __all__ = [
     "FoldInto",
@@ -67,6 +69,8 @@ def encode_and_fold(
         )
     if metadatas is None:
         key = mail.envelope.key
+        if kind.registry.sealer is not None:
+            _seal_fingerprint(kind.registry, mail, [(f"{kind.definition.kind}:{state.id}", events)])
         beside = mail.fingerprint, mail.claims
         timers, fired = mail.timers, mail.fired
         metadatas = metadatas_of(mail, len(events), key, *beside, timers=timers, fired=fired)
@@ -196,7 +200,10 @@ def metadatas_of(
     if is_alone and key is not None and timers is None and fired is None:
         # Most often so, and each command of a client with keys comes by here.
         kept = NOTHING_KEPT if mail.kept is None else msgspec.Raw(mail.kept)
-        return encode_metadata(Metadata(key, fingerprint, events, reply=kept)), b""
+        sealed = mail.sealed
+        if sealed is not None:
+            fingerprint = 0
+        return encode_metadata(Metadata(key, fingerprint, events, reply=kept, sealed=sealed)), b""
     first = further = b""
     own_headers = None if headers is None else dict(headers)
     trace = correlation, causation, principal, own_headers
@@ -210,12 +217,15 @@ def metadatas_of(
         taken, released = _changed(claims) if claims else ((), ())
         kept_too = kept, taken, released, parties
         changed = {} if timers is None and fired is None else _changed_timers(timers, fired)
+        if key is not None and mail.sealed is not None:
+            fingerprint, changed["sealed"] = 0, mail.sealed
         kept_of_it = key, fingerprint, known, *trace, *kept_too, depth
         first = encode_metadata(Metadata(*kept_of_it, **changed))
     return first, further
 
 
 def joint_metadatas(
+    registry: EventRegistry,
     mail: Mail,
     shares: Sequence[Share],
     parties: tuple[tuple[str, int, int], ...],
@@ -226,6 +236,9 @@ def joint_metadatas(
     Key, reply, parties and whose command it is stand at the first event of all.
     """
     key, known, first = mail.envelope.key, mail.fingerprint, shares[0]
+    if registry.sealer is not None:
+        given = [(parties[share.place][0], share.events) for share in shares]
+        _seal_fingerprint(registry, mail, given)
     found = [
         metadatas_of(
             *(mail, len(first.events), key, known, first.claims, parties),
@@ -242,6 +255,26 @@ def joint_metadatas(
         else:
             found.append((further, further))
     return found
+
+
+def _seal_fingerprint(
+    registry: EventRegistry, mail: Mail, given: Sequence[tuple[str, Sequence[Event]]]
+) -> None:
+    """Encrypt the fingerprint of a command with a key, if its events have personal fields.
+
+    `given` are its events by stream. Where they are about several people, the key is that of
+    states, which is destroyed with each of them.
+    """
+    key, sealer = mail.envelope.key, registry.sealer
+    mail.sealed = None
+    if key is None or sealer is None:
+        return
+    found = {registry.subject_of(event, stream) for stream, events in given for event in events}
+    subjects = [each for each in found if is_subject(each)]
+    if subjects:
+        subject = SNAPSHOTS if len(subjects) > 1 else subjects[0]
+        bound = bound_to(given[0][0], key)
+        mail.sealed = sealer.seal(cast("str", subject), str(mail.fingerprint).encode(), bound)
 
 
 def _changed_timers(timers: SetTimers | None, fired: FiredTimer | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..model.aggregate import Aggregate
 from ..model.codec import Metadata, decode_metadata
 from ..model.stored import ENCODING_JSON, Snapshot, StoredEvent
 from ..stores.contract.log import StreamPage
-from .keys import KeyRecord, KeyWindow
+from .keys import UNKNOWN, KeyRecord, KeyWindow
 from .kind import Kind
 from .replying import record_of
 from .snapshot import Distrusted
@@ -148,12 +148,14 @@ class Folded:
         binding.apply(self.state, event)
 
     def _replay_key(self, stored: StoredEvent, metadata: Metadata) -> None:
-        record = record_of(stored, metadata)
+        record = record_of(stored, metadata, self.kind.registry.sealer)
         if metadata.key is not None and record is not None:
-            self.remember(metadata.key, record)
+            self.remember(metadata.key, record, is_sealed=metadata.sealed is not None)
 
-    def remember(self, key: str, record: KeyRecord) -> None:
-        """Keep what is remembered of a command."""
+    def remember(self, key: str, record: KeyRecord, *, is_sealed: bool = False) -> None:
+        """Keep what is remembered of a command, whose fingerprint may be stored encrypted only."""
+        if is_sealed and self.kind.freezer is not None and not self.kind.freezer.is_sealing:
+            record.fingerprint = UNKNOWN
         if self._keys is None:
             self._keys = KeyWindow(self.kind.definition.key_window)
         self._keys.remember(key, record)

@@ -455,7 +455,7 @@ class Joint:
         refolds = None
         if self._boundaries and self._kind.debug:
             refolds = Refolds([actor.state for actor in self._actors])
-        every = joint_metadatas(mail, shares, parties, timers)
+        every = joint_metadatas(self._kind.registry, mail, shares, parties, timers)
         for share, metadatas in zip(shares, every, strict=True):
             actor, events = self._actors[share.place], share.events
             kind, before = actor.kind, actor.version
@@ -492,7 +492,8 @@ class Joint:
             assert mail.fingerprint is not None
             begin, version = first.write.expected + 1, first.version
             record = KeyRecord(mail.fingerprint, begin, version, 0, mail.kept, parties)
-            self._actors[shares[0].place].remember(key, record)
+            first_of_all = self._actors[shares[0].place]
+            first_of_all.remember(key, record, is_sealed=mail.sealed is not None)
             entry.record = record
         for part in parts:
             part.frozen = cast("Actor", part.owner).share(entry, part.write.expected)

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import cast
+from typing import Final, cast
 from uuid import UUID, uuid5
 
 import msgspec
 
 from ..errors import UsageError
 
-__all__ = ["KeyRecord", "KeyWindow", "id_from_key"]
+__all__ = ["UNKNOWN", "KeyRecord", "KeyWindow", "id_from_key"]
 
+UNKNOWN: Final = -1
+"""In place of a fingerprint that was erased with a person: any command fits it."""
 _NAMESPACE = UUID("5f1d9c9e-6d0c-5c57-9a8e-1f2d0a6b7c43")
 
 

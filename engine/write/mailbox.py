@@ -98,6 +98,8 @@ class Mail(msgspec.Struct):
     """What its receipt says that the handler replied."""
     kept: bytes | None = None
     """The same, as it is kept with the key."""
+    sealed: str | None = None
+    """The fingerprint as it is stored, where the events have personal fields."""
     claims: Sequence[UniqueValue] = ()
     """What its handler claims and releases."""
     joint: Together | None = None

@@ -31,6 +31,7 @@ from ..model.given import (
 from ..model.ids import as_id, check_id
 from ..model.joint import JointHandler
 from ..model.messages import Command, Envelope, Receipt, instead_text
+from ..model.process import impersonal
 from ..runtime.ports import Ports
 from ..stores.contract.timers import FiredTimer
 from ..telemetry import Observer
@@ -412,6 +413,8 @@ def _own_expected(expected: int | Mapping[str, int]) -> int | Mapping[str, int]:
 
 
 def _fingerprint(command: Command) -> int:
+    if getattr(command, "command_of_engine", False):
+        command = impersonal(command)
     try:
         return fingerprint_of(command)
     except Exception as error:

@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import EngineError, HandlerFailed, KeyReused
+from ..errors import Damaged, EngineError, HandlerFailed, KeyReused
 from ..model.codec import Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
 from ..model.fingerprint import is_of
 from ..model.joint import Share
 from ..model.messages import Envelope, Receipt
+from ..model.personal import Sealer
 from ..model.stored import StoredEvent
 from ..model.timers import SetTimers, is_at_once
 from ..stores.contract.claims import ReleaseClaim, TakeClaim
 from ..stores.contract.log import Extra
 from ..stores.contract.membership import LedBy
 from ..stores.contract.timers import DropTimer, SetTimer
-from .keys import KeyRecord
+from .keys import UNKNOWN, KeyRecord
 from .mailbox import Mail
 
 __all__ = [
     "beside_of",
+    "bound_to",
     "carried_by",
     "extras_of",
     "first_receipt",
@@ -121,7 +123,32 @@ def joint_receipt(parties: Sequence[tuple[str, int, int]], position: int, reply:
     return Receipt(stream, version, position, reply, tuple([(s, v) for s, v, _ in others]))
 
 
-def record_of(stored: StoredEvent, metadata: Metadata) -> KeyRecord | None:
+def bound_to(stream: str, key: str) -> bytes:
+    """Give the place of a fingerprint that is encrypted: it opens nowhere else."""
+    return f"{stream} {key}".encode()
+
+
+def _fingerprint_of(stored: StoredEvent, metadata: Metadata, sealer: Sealer | None) -> int:
+    """Give the fingerprint that an event has; UNKNOWN where that was erased, or is not to be had.
+
+    If a key is missing, the event itself tells it.
+    """
+    assert metadata.key is not None, "only a command with a key has one"
+    if metadata.sealed is None:
+        return UNKNOWN if metadata.fingerprint is None else metadata.fingerprint
+    if sealer is None:
+        return UNKNOWN
+    bound = bound_to(stored.stream, metadata.key)
+    try:
+        opened = sealer.unseal(metadata.sealed, bound, stored.position)
+    except Damaged:
+        return UNKNOWN
+    return UNKNOWN if opened is None else int(opened)
+
+
+def record_of(
+    stored: StoredEvent, metadata: Metadata, sealer: Sealer | None = None
+) -> KeyRecord | None:
     """Give what is remembered of the key that an event has; None where it has none."""
     if metadata.key is None or metadata.fingerprint is None:
         return None
@@ -129,7 +156,7 @@ def record_of(stored: StoredEvent, metadata: Metadata) -> KeyRecord | None:
     # A command's events stand next to each other in the log, those for other aggregates too.
     count = sum(party[2] for party in metadata.parties) or metadata.events
     return KeyRecord(
-        metadata.fingerprint,
+        _fingerprint_of(stored, metadata, sealer),
         stored.version,
         stored.version + further,
         stored.position + count - 1,
@@ -144,7 +171,8 @@ def recall(mail: Mail, key: str, stream: str, record: KeyRecord) -> EngineError 
     Gives the error where the two are not the same command, or that reply cannot be given.
     """
     stored = record.fingerprint
-    if stored != mail.fingerprint and not is_of(stored, mail.envelope.command):
+    is_same = stored in (UNKNOWN, mail.fingerprint) or is_of(stored, mail.envelope.command)
+    if not is_same:
         return KeyReused(
             f"the key {key!r} of {stream} belongs to another command, which led to version "
             f"{record.version}. Nothing was written; use a new key."

@@ -113,6 +113,11 @@ class Freezer:
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(definition.cls)
         self._works = True
 
+    @property
+    def is_sealing(self) -> bool:
+        """Whether what it makes is encrypted."""
+        return self._sealer is not None
+
     def is_due(self, before: int, after: int) -> bool:
         """Tell whether a snapshot is due when the version goes from `before` to `after`."""
         return after // self.every > before // self.every and self._works
