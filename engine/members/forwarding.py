@@ -65,16 +65,20 @@ class Forwarding:
         limits: Limits,
         *,
         may_lose_it: bool = False,
+        patience_seconds: float = PATIENCE_SECONDS,
         astray: Callable[[Waiting], None] | None = None,
         failpoint: Callable[[str], None] | None = None,
     ) -> None:
         """Take whether this process may be a member again behind a time as the owner.
+
+        An owner is waited for at least so long as one waits for its database.
 
         `astray` is given, where there are several owners, what this one of them has not run.
         """
         self._astray = astray
         self._failpoint = failpoint
         self._may_lose_it = may_lose_it
+        self._patience_seconds = max(PATIENCE_SECONDS, patience_seconds)
         self._check = check
         self._check_usable = check_usable
         self._forms = forms
@@ -220,7 +224,7 @@ class Forwarding:
             settle(told, OutcomeUnknown("the process that owned the log has gone: ask again"))
         if self._patience is None and gone:
             loop = asyncio.get_running_loop()
-            self._patience = loop.call_later(PATIENCE_SECONDS, self._give_up)
+            self._patience = loop.call_later(self._patience_seconds, self._give_up)
 
     def _return(self, number: int, waiting: Waiting) -> None:
         """Take a command back from an owner that has gone without an answer to it."""

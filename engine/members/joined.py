@@ -134,7 +134,10 @@ class Joined:
             self._router = self._spread_by(deciding, forms, settings, listen)
         known = sending.check, self.entrance.check, forms, settings.limits
         self.forwarding = Forwarding(
-            *known, may_lose_it=meeting.keeps_reading, failpoint=settings.ports.failpoint
+            *known,
+            may_lose_it=meeting.keeps_reading,
+            patience_seconds=meeting.patience_seconds,
+            failpoint=settings.ports.failpoint,
         )
         self.send = sending.around(self.forwarding.send)
         self.send_of_many = sending.around(self.forwarding.send_of_many)

@@ -51,6 +51,8 @@ class Meeting(Protocol):
 
     keeps_reading: bool
     """Whether an owner reads as its members do, since it may be a member again."""
+    patience_seconds: float
+    """For how long one waits for a database that has gone."""
 
     @property
     def place(self) -> str:
@@ -106,6 +108,8 @@ class FileMeeting:
     """At a socket beside the log's file. Its lock says who owns the log."""
 
     keeps_reading = False
+    patience_seconds = 0.0
+    """There is no database that could be away."""
 
     def __init__(self, path: str) -> None:
         self.place = path
@@ -164,6 +168,7 @@ class LeaseMeeting:
     ) -> None:
         """Take where to listen for other machines, as the owner."""
         self._roll = roll
+        self.patience_seconds = roll.patience_seconds
         self._where = where if isinstance(where, Listen) else None
         self._fabric = where if isinstance(where, Fabric) else None
         self._exchange: Exchange | None = None

@@ -5,8 +5,11 @@
 `--store postgresql` as on machines of their own, whose network is cut and server restarted.
 With `--seconds 600 --seed N` it is one trial that goes on for so long; with `--spread` each of them
 owns a part of the log in PostgreSQL.
+`python -m tests.crashes turns --seconds 120 --store postgresql --join shared`: one of them comes or
+goes every two seconds, and no caller may notice.
 `python -m tests.crashes postgres`: a PostgreSQL server whose connections break and which dies.
-`python -m tests.crashes patroni --packages FOLDER`: a cluster whose leader goes, in three ways.
+`python -m tests.crashes patroni --packages FOLDER`: a cluster whose leader goes in three ways,
+under one engine, and under processes that share the log in three ways (`--join` names some).
 `python -m tests.crashes views --trials 200`: so many engines killed in the middle of batches of
 views, their server again and again meanwhile; then so many servers killed under one engine.
 `postgres` ends with some of both.
@@ -37,8 +40,10 @@ from .archive import trial as archive_trial
 from .judge import judge
 from .kills import run_kills
 from .members_trial import main as run_members
+from .members_turns import main as run_turns
+from .patroni import ALL as JOINS
 from .patroni import main as run_patroni
-from .patroni import why_not as why_not_patroni
+from .patroni_cluster import why_not as why_not_patroni
 from .postgres import faults_of
 from .postgres import main as run_postgres
 from .postgres_servers import main as run_postgres_servers
@@ -47,7 +52,8 @@ from .power import own_mounts, run_power, why_not
 from .trial import exit_after, write
 
 CANNOT = 77
-KINDS = ("kills", "power", "archive", "postgres", "views", "members", "patroni")
+KINDS = ("kills", "power", "archive", "postgres", "views", "members", "turns", "patroni")
+TURNS_SECONDS = 120.0
 ROUNDS = 10
 """Deaths and other disturbances of one trial of members."""
 SHOWN = 5
@@ -185,6 +191,9 @@ def main() -> int:
     parser.add_argument("--spread", action="store_true", help="each member owns a part of the log")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
     parser.add_argument("--packages", default="", help="a folder that has Patroni and psycopg")
+    parser.add_argument(
+        "--join", action="append", choices=JOINS, help="patroni, turns: who writes the log"
+    )
     parser.add_argument("--seconds", type=float, default=0, help="of the one trial of members")
     parser.add_argument("--first", "--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -211,11 +220,15 @@ def main() -> int:
             is_spread=in_server and options.spread,
             seconds=options.seconds,
         )
+    if options.what == "turns":
+        join = (options.join or JOINS[1:])[0]
+        postgres = options.store == "postgresql"
+        return run_turns(options.seconds or TURNS_SECONDS, options.first, join, postgres=postgres)
     if options.what == "patroni":
         if why := why_not_patroni(options.packages):
             print(f"no cluster can run here: {why}")
             return CANNOT
-        return run_patroni(options.packages)
+        return run_patroni(options.packages, options.join or JOINS)
     why = why_not() if options.what == "power" else ""
     if why:
         print(f"the power cannot be cut here: {why}")

@@ -3,7 +3,8 @@
 `python -m tests.crashes.members STORE NAME LISTEN HOURS JOIN` prints what it sends before it does,
 and each answer, as lines of `Said`. LISTEN is where other machines find it: it takes part as if
 each process were on a machine of its own. The clock of its machine is so many hours off. Where it
-reads the name of a failpoint, it stands still there as soon as it comes by.
+reads the name of a failpoint, it stands still there as soon as it comes by. JOIN says how the log
+is shared: by one owner, by several ("spread"), or with projections that all of them run ("shared").
 """
 
 from __future__ import annotations
@@ -28,17 +29,22 @@ from engine import (
     EngineError,
     Event,
     Id,
+    Meta,
     OutcomeUnknown,
     Ports,
+    Projection,
     Rejected,
+    Row,
+    Table,
     applies,
     handles,
+    projects,
     run,
 )
 from engine.members import meeting
 from engine.runtime.machine import SystemClock
 
-__all__ = ["CLIENTS", "NOTEBOOKS", "Said"]
+__all__ = ["CLIENTS", "NOTEBOOKS", "Said", "engine_of"]
 
 CLIENTS = 8
 NOTEBOOKS = 40
@@ -81,6 +87,35 @@ class Notebook(Aggregate, kind="notebook"):
     @applies
     def noted(self, event: Noted) -> None:
         self.notes += 1
+
+
+class Summed(Row, key="notebook"):
+    """Of its events: an event that is applied twice, or left out, changes both numbers."""
+
+    notebook: str
+    events: int
+    positions: int
+
+
+class Whole(Projection, name="whole", version=1):
+    rows: Table[Summed]
+
+    @projects
+    def noted(self, event: Noted, meta: Meta) -> None:
+        _sum_up(self.rows, meta)
+
+
+class Sliced(Projection, name="sliced", version=1, slices=3):
+    rows: Table[Summed]
+
+    @projects
+    def noted(self, event: Noted, meta: Meta) -> None:
+        _sum_up(self.rows, meta)
+
+
+def _sum_up(rows: Table[Summed], meta: Meta) -> None:
+    row = rows.get(meta.id) or Summed(meta.id, 0, 0)
+    rows.put(Summed(meta.id, row.events + 1, row.positions + meta.position))
 
 
 class Said(msgspec.Struct, omit_defaults=True):
@@ -148,13 +183,18 @@ async def work(store: str, name: str, listen: str, hours: str, join: str) -> Non
     if listen:
         _hide_folders(is_all=join != "spread")
     ports = Ports(clock=Off(int(hours)), failpoint=Stops(name).reach)
-    owns: Any = "spread" if join == "spread" else True
-    async with Engine(
-        [Notebook], store=store, join=owns, listen=listen or None, ports=ports
-    ) as engine:
+    async with engine_of(store, join, listen=listen or None, ports=ports) as engine:
         say(Said("ready", name, time.monotonic()))
         clients = (_client(engine, f"{name}-{number}", stop) for number in range(CLIENTS))
         await asyncio.gather(_tell_of_owners(engine, name, stop), *clients)
+
+
+def engine_of(store: str, join: str, **options: Any) -> Engine:
+    """Give an engine that shares a log in this way."""
+    if join == "shared":
+        options |= {"projections": [Whole, Sliced], "share_projections": True}
+    owns: Any = "spread" if join == "spread" else True
+    return Engine([Notebook], store=store, join=owns, **options)
 
 
 def _hide_folders(*, is_all: bool) -> None:

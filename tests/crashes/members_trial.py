@@ -35,7 +35,7 @@ from .members import CLIENTS, Said
 from .members_judge import History, Row, judge
 from .members_times import Pause, late, longest_wait, told
 
-__all__ = ["main"]
+__all__ = ["LEASE_SECONDS", "MACHINES", "Machine", "Trial", "main", "rows_of"]
 
 ROOT = Path(__file__).parents[2]
 MACHINES: Final = 3
@@ -99,6 +99,8 @@ class Trial:
         self.machines = machines
         self._network = network
         self._is_spread = is_spread
+        self.join = "spread" if is_spread else "one"
+        """How its processes share the log, as they are told."""
         self._failpoints: list[str] = []
         """That have their turn next; all have one before any has another."""
         self._stopped: set[str] = set()
@@ -114,8 +116,7 @@ class Trial:
         """Start a process, and wait until it takes part."""
         self._number += 1
         name = machine.name = f"p{self._number}"
-        join = "spread" if self._is_spread else "one"
-        words = [machine.store, name, machine.listen, str(machine.hours), join]
+        words = [machine.store, name, machine.listen, str(machine.hours), self.join]
         process = machine.process = subprocess.Popen(
             [sys.executable, "-m", "tests.crashes.members", *words],
             cwd=ROOT,
@@ -182,7 +183,7 @@ class Trial:
         before = len(self.history.said)
         began = time.monotonic()
         if what in ("kill", "end"):
-            self._end(machine, signal.SIGKILL if what == "kill" else signal.SIGTERM)
+            self.end(machine, signal.SIGKILL if what == "kill" else signal.SIGTERM)
             self.let_all_go_on(_ALL)
             self._measure(what, machine, began, before, machine is owner)
             self.start(machine)
@@ -225,13 +226,13 @@ class Trial:
         gone = None
         if place in _VIEWS:  # where another one leaves
             gone = chance.choice([m for m in self.machines if m is not machine])
-            self._end(gone, signal.SIGTERM)
+            self.end(gone, signal.SIGTERM)
         name = machine.name
         self._wait_for(lambda: name in self._stopped, f"{name} to come by {place}")
         began = time.monotonic()
         is_killed = what == "kill at"
         if is_killed:
-            self._end(machine, signal.SIGKILL)
+            self.end(machine, signal.SIGKILL)
         else:
             time.sleep(STILL_LEASES * LEASE_SECONDS if in_server else chance.random() / 5)
             process.send_signal(signal.SIGCONT)
@@ -281,7 +282,7 @@ class Trial:
         network.do(wire.release)
         return what
 
-    def _end(self, machine: Machine, number: signal.Signals) -> None:
+    def end(self, machine: Machine, number: signal.Signals) -> None:
         """Send a process a signal, and wait for its end."""
         process, machine.process = machine.process, None
         assert process is not None
@@ -307,7 +308,7 @@ class Trial:
             if machine.process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     machine.process.send_signal(signal.SIGCONT)
-                self._end(machine, signal.SIGTERM)
+                self.end(machine, signal.SIGTERM)
         for listening in self._listening:
             listening.join()
 
@@ -363,7 +364,7 @@ def trial(
                 for wire in _wires(machines):
                     network.do(wire.release)
             run.close()
-        log = [*_rows(f"{folder}/log.db", server, schema)]
+        log = [*rows_of(f"{folder}/log.db", server, schema)]
         found.problems += judge(run.history, log)
         lease = 0 if server is None else LEASE_SECONDS
         if seconds:  # a brief one runs beside other tests
@@ -409,7 +410,7 @@ def _below_the_given_ports() -> Generator[int]:
         return
 
 
-def _rows(path: str, server: Server | None, schema: str) -> Generator[Row]:
+def rows_of(path: str, server: Server | None, schema: str) -> Generator[Row]:
     """Read the log, with nothing of the engine's."""
     if server is None:
         with contextlib.closing(sqlite3.connect(path)) as file:

@@ -100,3 +100,16 @@ async def test_members_of_other_machines_come_over_tls_with_the_token(
         answer = await asyncio.wait_for(member.execute(Add("c", 1), key="k"), 30)
         assert answer.version == 51
         assert part(member).role == "owner"
+
+
+async def test_an_owner_is_waited_for_as_long_as_its_database(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.members.forwarding.PATIENCE_SECONDS", 0.0)
+    log = postgres.url(postgres.new_schema(), "lease=2&patience=60")
+    async with running(log) as owner, joined(tmp_path, store=log) as member:
+        first = await member.execute(Add("c", 1), key="a")
+        owner.kill()
+        await owner.wait()
+        receipt = await member.execute(Add("c", 1), key="b")
+        assert receipt.version == first.version + 1

@@ -34,6 +34,7 @@ class Desk:
 
     name = "a log"
     lease_seconds = 1.0
+    patience_seconds = 1.0
     session = 7
 
     def __init__(self) -> None:

@@ -34,6 +34,9 @@ _WELCOME_SECONDS: Final = 2.0
 class Meets(Protocol):
     """How other members are met."""
 
+    patience_seconds: float
+    """For how long one waits for a database that has gone."""
+
     async def connect_at(self, address: str, line: Line) -> str:
         """Connect; give the token to show. Raises OSError, StoreFailed and StoreRefused."""
         ...

@@ -87,6 +87,7 @@ class Router:
         """Makes what other members have sent, whose telemetry has seen it."""
         self._stream_of = stream_of
         self._meets = meets
+        self._patience_seconds = max(PATIENCE_SECONDS, meets.patience_seconds)
         self._logger = logger
         self._own: _Own | None = None
         self._view = View()
@@ -402,7 +403,7 @@ class Router:
             await asyncio.sleep(_LOOK_SECONDS)
             for waiting in self._limbo.take_all():
                 waiting.since = loop.time() if waiting.since is None else waiting.since
-                if loop.time() < waiting.since + PATIENCE_SECONDS:
+                if loop.time() < waiting.since + self._patience_seconds:
                     self._limbo.accept(waiting)
                     continue
                 unknown = waiting.is_in_doubt

@@ -80,6 +80,11 @@ class Roll(Protocol):
         """How long a lease is."""
         ...
 
+    @property
+    def patience_seconds(self) -> float:
+        """For how long an engine of this log waits for a database that has gone."""
+        ...
+
     async def owner(self) -> Owned | None:
         """Give who has the log; None where nobody has, or there is no log yet.
 

@@ -48,6 +48,7 @@ class PostgresRoll:
     """The sessions of the log at an address."""
 
     def __init__(self, address: Address, ports: Ports) -> None:
+        self.patience_seconds = address.patience_seconds
         self._address = msgspec.structs.replace(address, patience_seconds=_PATIENCE_SECONDS)
         seconds = max(address.lease_seconds / 3, _ANSWER_SECONDS)
         self._lines = Lines(driver_of(ports), self._address, answer_seconds=seconds)
