@@ -131,6 +131,7 @@ async def run(packages: str, folder: Path, joins: Sequence[str]) -> list[str]:
         cluster = Cluster(inside, Path(packages), synchronous=synchronous)
         async with cluster.running():
             for join in joins:
+                await cluster.be_whole()
                 found += await _lived_through(cluster, join)
     return found
 

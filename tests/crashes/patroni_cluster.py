@@ -127,8 +127,16 @@ class Cluster:
                 node.others = await stack.enter_async_context(wire(node.port))
                 node.etcd = await stack.enter_async_context(wire(self._etcd_port))
                 self.start(node)
-            await self.until(lambda: len(self.followers()) == NODES - 1)
+            await self.be_whole()
             yield self
+
+    async def be_whole(self) -> None:
+        """Let all nodes be heard again, and wait until one leads and the others follow."""
+        for node in self.nodes:
+            node.join()
+            if node.process is None:
+                self.start(node)
+        await self.until(lambda: len(self.followers()) == NODES - 1)
 
     def _start_etcd(self) -> None:
         here = f"http://127.0.0.1:{self._etcd_port}"
@@ -292,10 +300,7 @@ async def lose_leaders(
             f"{seconds:.1f} s later",
             flush=True,
         )
-        leader.join()
-        if leader.process is None:
-            cluster.start(leader)
-        await cluster.until(lambda: len(cluster.followers()) == NODES - 1)
+        await cluster.be_whole()
 
 
 async def _lose(cluster: Cluster, leader: Node, what: str) -> None:
