@@ -62,7 +62,7 @@ async def alone_with_members(cluster: Cluster, join: str) -> list[str]:
         leader.cut_off()
         await cluster.until(lambda: cluster.leader() not in (None, leader))
         alone = Count(one.what for one in trial.history.said[before:])["receipt"]
-        leader.join()
+        # It stays cut off, so that nothing of it comes late to the others.
         await asyncio.sleep(_LOSES_SECONDS)
     finally:
         await asyncio.to_thread(trial.close)
