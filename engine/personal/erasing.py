@@ -389,7 +389,9 @@ class Eraser:
     async def _rest(self, runner: ProjectionRunner) -> None:
         """Wait a moment for a build; tell once that it stands still; let go of who is erased."""
         name = runner.definition.name
-        still = next((p.state for p in runner.building if p.state in ("paused", "stopped")), None)
+        # It also rests for a moment while it is swapped in.
+        states = ("paused", "stopped") if runner.paused else ("stopped",)
+        still = next((p.state for p in runner.building if p.state in states), None)
         if still is not None and name not in self._told:
             self._told.add(name)
             self._logger.warning(

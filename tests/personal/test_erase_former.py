@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -29,6 +29,8 @@ from engine import (
     projects,
     reacts,
 )
+from engine.personal.erasing import Eraser
+from engine.stores.sqlite.views.store import SqliteViews
 from tests.personal.badges import BadgeRow, Badges, badged, folded, having
 from tests.personal.hotel import NAME, Guest, Register
 from tests.support.waiting import until
@@ -123,6 +125,32 @@ async def test_former_tables_of_what_sees_nobody_any_more_are_dropped(tmp_path: 
         builds = (await engine.projections.status("badges")).builds
         assert [build.state for build in builds] == ["serving"]
     assert having(tmp_path, NAME) == []
+
+
+async def test_a_build_that_is_being_swapped_in_is_not_called_paused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest, swap = Eraser._rest, SqliteViews.swap  # pyright: ignore[reportPrivateUsage]
+    looks = 0
+
+    async def look(eraser: Any, runner: Any) -> None:
+        nonlocal looks
+        await rest(eraser, runner)
+        looks += 1
+
+    async def swap_late(views: Any, *arguments: Any, **options: Any) -> None:
+        before = looks
+        await until(lambda: looks > before + 1)  # it has looked while the build rests
+        await swap(views, *arguments, **options)
+
+    monkeypatch.setattr(Eraser, "_rest", look)
+    monkeypatch.setattr(SqliteViews, "swap", swap_late)
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", Badges) as engine:
+        await engine.execute(Register("a", NAME))
+        await folded(engine)
+        assert (await engine.personal.erase("guest:a")).finished is not None
+    assert looks
+    assert "is paused" not in caplog.text
 
 
 async def test_a_sink_that_is_not_declared_is_named(
