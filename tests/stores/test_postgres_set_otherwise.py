@@ -9,7 +9,18 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from engine import Closed, Engine, EngineFailed, Ports, StoreFailed, StoreRefused, Voided
+from engine import (
+    Closed,
+    Engine,
+    EngineFailed,
+    Ports,
+    Query,
+    StoreFailed,
+    StoreRefused,
+    Views,
+    Voided,
+    answers,
+)
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.schema import lock_key
 from engine.stores.postgres.log.store import PostgresStore
@@ -23,7 +34,7 @@ from tests.support.postgres import (
     unprivileged,
     wheel_programs,
 )
-from tests.support.tallies import GetTallies, tallied
+from tests.support.tallies import GetTallies, Tallies, get_tallies, tallied
 from tests.support.waiting import until
 
 
@@ -153,6 +164,40 @@ async def test_too_many_connections_are_named_and_waited_for(
     assert told.reconnects >= 1
     assert 0 < told.lease_seconds_left <= 3_600
     await store.close()
+
+
+async def test_an_answer_waits_for_a_connection_that_another_one_gives_back(
+    own: Server, schema: str, role: str
+) -> None:
+    reading, leaving = asyncio.Event(), asyncio.Event()
+
+    class GetHeld(Query[int]):
+        pass
+
+    @answers
+    async def held(query: GetHeld, views: Views) -> int:
+        found = len(await views.find(Tallies.rows))
+        reading.set()
+        await leaving.wait()
+        return found
+
+    url = url_of(own, schema, role, "lease=3600")
+    answering = [held, get_tallies]
+    async with Engine([Counter], projections=[Tallies], answers=answering, store=url) as engine:
+        last = await engine.execute(Add("a", 1))
+        first = asyncio.ensure_future(engine.query(GetHeld(), at=last))
+        await reading.wait()
+        taken = own.sql(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{role}'")
+        own.sql(f"ALTER ROLE {role} CONNECTION LIMIT {taken}")
+        refusals = own.log().count("too many connections for role")
+        second = asyncio.ensure_future(engine.query(GetTallies()))
+        while own.log().count("too many connections for role") == refusals:
+            await asyncio.sleep(0.01)
+        leaving.set()
+
+        assert await first == 1
+        assert len(await second) == 1
+    own.sql(f"ALTER ROLE {role} CONNECTION LIMIT -1")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ __all__ = [
     "LOCKED",
     "cannot_connect",
     "described_failure",
+    "has_no_room",
     "is_lost",
     "is_nobodys_fault",
     "is_not_prepared",
@@ -87,6 +88,11 @@ def passes_by_itself(error: BaseException) -> bool:
         or is_passing(error)
         or sqlstate_of(error).startswith(_NO_ROOM + _OUT_OF_TIME)
     )
+
+
+def has_no_room(error: BaseException | None) -> bool:
+    """Tell whether the server has too little left of something: connections, for one."""
+    return error is not None and sqlstate_of(error).startswith(_NO_ROOM)
 
 
 def is_nobodys_fault(error: BaseException) -> bool:

@@ -2,11 +2,12 @@
 
 Rules: all reads of an answer see what its first one saw, in a transaction that cannot write, and no
 write waits for it. Of answers that read there are `Limits.answers_at_once`, and at most as many as
-there are links; who comes then waits for a turn. Those that begin with one row by its key, and so
-most of all, read it in groups (`together`). An answer has `Limits.state_seconds` from its first
-read on, since the server keeps for it what others have changed; then its state is taken from it and
-its reads raise TimeoutError. A read by itself needs no transaction. What a statement of a user sets
-or begins ends with its answer.
+there are links; who comes then waits for a turn. Where the server has no connection left, he waits
+for one that another answer gives back. Those that begin with one row by its key, and so most of
+all, read it in groups (`together`). An answer has `Limits.state_seconds` from its first read on,
+since the server keeps for it what others have changed; then its state is taken from it and its
+reads raise TimeoutError. A read by itself needs no transaction. What a statement of a user sets or
+begins ends with its answer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ....errors import EngineError, StoreFailed, UsageError
 from ....limits import Limits
 from ....model.projection import TableDefinition
 from ....model.rows import Scalar
-from ..failures import CANCELED, sqlstate_of
+from ..failures import CANCELED, has_no_room, sqlstate_of
 from .link import Link, Place, failed, is_lost_line
 from .queries import PLAIN, SAVED, Reading, TableReads, get_one
 from .stands import Key
@@ -215,6 +216,8 @@ class States:
         """Those that have a place of `_places`."""
         self._shared: dict[Link, None] = {}
         """Those of groups."""
+        self._returned = asyncio.Event()
+        """Set as an answer has given its link back, or has closed it."""
         self._ending: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self._begins = (
@@ -300,6 +303,21 @@ class States:
         return Reading(link, tables, reals, self._bytes_max, self._known, positions)
 
     async def _begun(self, begin: str) -> Link:
+        while True:
+            link = await self._rested(begin)
+            if link is not None:
+                return link
+            self._returned.clear()
+            try:
+                return await self._connected(begin)
+            except StoreFailed as error:
+                # Single answers alone are waited for: who reads in a group may wait for a place.
+                if not has_no_room(error.__cause__) or not (self._placed or self._ending):
+                    raise
+            await self._returned.wait()
+            self._check()
+
+    async def _rested(self, begin: str) -> Link | None:
         while self._idle:
             link = self._idle.pop()
             self._spare = min(self._spare, len(self._idle))
@@ -313,6 +331,9 @@ class States:
                         raise
                 else:
                     return link
+        return None
+
+    async def _connected(self, begin: str) -> Link:
         link = await self._place.connect()
         try:
             await link.do(begin)
@@ -352,6 +373,7 @@ class States:
         except Exception:
             link.end()
         finally:
+            self._returned.set()
             if link in self._placed:
                 del self._placed[link]
                 self._places.release()
