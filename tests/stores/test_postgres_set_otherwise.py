@@ -182,8 +182,9 @@ async def test_an_answer_waits_for_a_connection_that_another_one_gives_back(
         return found
 
     url = url_of(own, schema, role, "lease=3600")
-    answering = [held, get_tallies]
-    async with Engine([Counter], projections=[Tallies], answers=answering, store=url) as engine:
+    async with Engine(
+        [Counter], projections=[Tallies], answers=[held, get_tallies], store=url
+    ) as engine:
         last = await engine.execute(Add("a", 1))
         first = asyncio.ensure_future(engine.query(GetHeld(), at=last))
         await reading.wait()

@@ -96,7 +96,7 @@ async def test_no_engine_begins_in_the_middle_of_a_restore(postgres: Server) -> 
     with pytest.raises(StoreRefused, match="lacks the one row of"):
         await store_in(postgres, schema, database).open(Ports())
     postgres.run("pg_restore", *where, "--section=data", dump)
-    with pytest.raises(StoreRefused, match="lacks the index about_pkey, .* and 17 more"):
+    with pytest.raises(StoreRefused, match="lacks the index about_pkey, .* and [0-9]+ more"):
         await store_in(postgres, schema, database).open(Ports())
     postgres.run("pg_restore", *where, "--section=post-data", dump)
 

@@ -15,7 +15,7 @@ from .database import Member
 from .expressions import NULL, compiled
 from .plpgsql import Call, Running, Step, Wait
 
-__all__ = ["MEMBER_STEPS", "deciders_seen", "members_seen", "runners_seen"]
+__all__ = ["MEMBER_STEPS", "deciders_seen", "members_seen", "runners_seen", "spared_seconds"]
 
 
 def _count_view(found: re.Match[str]) -> Step:
@@ -164,10 +164,16 @@ def _seen(call: Any, lease_seconds: float, *, decides: bool) -> list[tuple[Any, 
     ]
 
 
+def spared_seconds(call: Any, lease_seconds: float) -> float:
+    """Give how long nobody is declared dead, as the server has started."""
+    since: float = call.clock() - call.started_at()
+    return lease_seconds - (lease_seconds if since < 0 else since)
+
+
 def members_seen(call: Any, lease_seconds: float) -> list[tuple[Any, ...]]:
     """Give the view with each member and the seconds that are left to it."""
     tables = call.tables
-    spared = lease_seconds - (call.clock() - call.started_at())
+    spared = spared_seconds(call, lease_seconds)
     rows = [
         (tables.view, m.member, m.holder, m.view_seen, max(m.lease_until - call.clock(), spared))
         for m in sorted(tables.members.values(), key=lambda one: one.member)

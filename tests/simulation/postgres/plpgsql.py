@@ -102,6 +102,8 @@ _FUNCTION: Final = re.compile(
     r"CREATE FUNCTION \{s\}\.(?P<name>\w+_[1-9])\((?P<parameters>[^)]*)\)(?P<head>[^$]*?)"
     r"AS \$\$(?P<body>.*?)\$\$;"
 )
+_IN_SQL: Final = " LANGUAGE sql "
+"""Of a function that the model does by itself."""
 _HEAD: Final = re.compile(
     r"( RETURNS (?:void|boolean))? LANGUAGE plpgsql SECURITY DEFINER "
     r"SET search_path = pg_catalog, pg_temp (SET enable_seqscan = off )?SET lock_timeout = '5s' "
@@ -114,17 +116,20 @@ _VIEW: Final = re.compile(r"CREATE VIEW \{s\}\.log AS [^;]*;")
 
 @functools.cache
 def functions_of(text: str) -> tuple[dict[str, Function], str]:
-    """Give the functions of a migration, and the rest of its words."""
+    """Give the functions of a migration in PL/pgSQL, and the rest of its words."""
     text = words(text)
     found: dict[str, Function] = {}
     for one in _FUNCTION.finditer(text):
+        if _IN_SQL in one["head"]:
+            continue
         if not _HEAD.fullmatch(one["head"]):
             raise UnknownSql(f"{one['name']} is made with {one['head']!r}")
         parameters = [part.split() for part in one["parameters"].split(",")]
         gives = [part[1] for part in parameters if part[0] == "OUT"]
         takes = [part[0] for part in parameters if part[0] != "OUT"]
         found[one["name"]] = Function(one["name"], takes, gives, _body(one["body"]))
-    return found, words(_VIEW.sub("", _FUNCTION.sub("", text)))
+    rest = _FUNCTION.sub(lambda one: one[0] if _IN_SQL in one["head"] else "", text)
+    return found, words(_VIEW.sub("", rest))
 
 
 def _body(text: str) -> Sequence[Step]:

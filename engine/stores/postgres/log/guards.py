@@ -38,6 +38,8 @@ TRIGGERS: Final = (
     "events_come_by_append",
     "events_never_change",
     "events_only_move",
+    "members_note_leases",
+    "sessions_note_leases",
     "tags_are_kept",
     "timers_are_kept",
 )

@@ -26,7 +26,8 @@ from ...contract.membership import Heed, Present, View
 from ..address import Address
 from ..driver import driver_of
 from ..line import Line, Lines
-from .session import fetch_numbered, read_holder, read_shares
+from .leases_sql import seconds_left
+from .session import fetch_numbered, is_too_long, mend_leases, read_holder, read_shares
 
 __all__ = ["Attendance", "read_view"]
 
@@ -35,11 +36,9 @@ _RENEW: Final = "SELECT {s}.renew_member_1($1, $2, $3)"
 _LEAVE: Final = "SELECT {s}.leave_members_1($1, $2)"
 # In one statement, so that number and rows are of one moment.
 _VIEW: Final = (
-    "SELECT v.view, m.member, m.holder, m.view_seen, greatest("
-    "extract(epoch FROM m.lease_until - clock_timestamp()), "
-    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
-    ")::double precision FROM {s}.membership AS v LEFT JOIN {s}.members AS m ON true "
-    "ORDER BY m.member"
+    "SELECT v.view, m.member, m.holder, m.view_seen, "  # noqa: S608 - texts of ours
+    + seconds_left("m")
+    + " FROM {s}.membership AS v LEFT JOIN {s}.members AS m ON true ORDER BY m.member"
 )
 _RENEWALS: Final = 3
 """In the time of one lease."""
@@ -129,6 +128,8 @@ class Attendance:
         await self._see()
         if self._now() >= self._renewed_at + self._address.lease_seconds / _RENEWALS:
             await self._lines.run(self._renew)
+            if any(is_too_long(self._address, one.seconds_left) for one in self.view.members):
+                await self._lines.run(self._mend)
         for one in self.view.members:
             if one.seconds_left <= 0 and one.member != self.member:
                 await self._let_go(one.member, at_once=False)
@@ -170,6 +171,9 @@ class Attendance:
             self._renewed_at = asked
         else:
             self._wake.set()  # the next look tells why
+
+    async def _mend(self, line: Line) -> None:
+        await mend_leases(line, self._address)
 
     def _reach(self, name: str) -> None:
         if self._failpoint is not None:

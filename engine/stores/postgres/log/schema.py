@@ -22,6 +22,7 @@ from ..failures import described_failure, sqlstate_of
 from .claims import CLAIMS
 from .cold_sql import ARCHIVES
 from .guards import check_guards, unfinished
+from .leases_sql import LEASES
 from .members_sql import MEMBERS
 from .slips import SLIPS
 from .spread_beside_sql import SPREAD_BESIDE
@@ -324,6 +325,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     SLIPS,
     ARCHIVES,
     SPREAD_BESIDE,
+    LEASES,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

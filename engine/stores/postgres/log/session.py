@@ -28,6 +28,8 @@ __all__ = [
     "end_session",
     "fetch_numbered",
     "holder_text",
+    "is_too_long",
+    "mend_leases",
     "read_holder",
     "read_shares",
     "renew_session",
@@ -42,6 +44,9 @@ _MARGIN_SECONDS: Final = 0.05
 """Waited beyond a lease, so that the database finds it over."""
 
 
+_TOO_LONG_SECONDS: Final = 1.0
+_NOT_FOR_US: Final = ("42883", "42501", "25006")
+"""No such function, no right to call it, and a server that takes no writes."""
 _TAKEN: Final = "23505"
 """The SQLSTATE of a row whose number another row has."""
 _TAKEN_MAX: Final = 100_000
@@ -97,6 +102,7 @@ async def begin_session(
     """
     query = address.sql(_BEGIN)
     seen: _Held | None = None
+    is_mended = False
     while True:
         with line.answering(address.answer_seconds), _warnings_of(line) as warnings:
             asked = now()
@@ -108,6 +114,10 @@ async def begin_session(
                 await show_presence(line, address, session)
                 return session, asked
             held = _Held(*row)
+            if is_too_long(address, held.seconds_left) and not is_mended:
+                is_mended = True
+                await mend_leases(line, address)
+                continue
             renewed = seen is not None and seen.lease_until != held.lease_until
             if not waits or renewed or await _is_present(line, address, held.session):
                 raise _locked(address, held)
@@ -163,6 +173,23 @@ async def renew_session(line: Line, address: Address, session: int) -> bool:
     query = address.sql("SELECT {s}.renew_session_1($1, $2)")
     renewed: bool = (await line.fetch(query, session, address.lease_seconds))[0][0]
     return renewed
+
+
+def is_too_long(address: Address, seconds: float) -> bool:
+    """Tell whether a lease may be one that a clock which went back has made longer."""
+    return seconds > address.lease_seconds + _TOO_LONG_SECONDS
+
+
+async def mend_leases(line: Line, address: Address) -> None:
+    """Let leases begin anew that end later than their lengths from now on, by the server's clock.
+
+    Whoever may not do so leaves it to the others, and a log of an earlier release stays as it is.
+    """
+    try:
+        await line.fetch(address.sql("SELECT {s}.mend_leases_1($1)"), _TOO_LONG_SECONDS)
+    except Exception as error:
+        if sqlstate_of(error) not in _NOT_FOR_US:
+            raise
 
 
 async def end_session(line: Line, address: Address, session: int) -> None:

@@ -32,7 +32,7 @@ from ..line import Line, Lines
 from .members import Attendance
 from .reading import read_head
 from .schema import lock_key
-from .session import fetch_numbered, holder_text, read_holder, read_shares
+from .session import fetch_numbered, holder_text, mend_leases, read_holder, read_shares
 from .spread_writer import SpreadWriter
 from .store import PostgresStore
 from .tags import index_tags, is_index_of
@@ -51,13 +51,7 @@ _OTHERS: Final = "SELECT m.holder FROM {s}.members m WHERE m.decides AND m.membe
 _SESSION: Final = "SELECT session FROM {s}.begin_session_2('nobody', 0, true)"
 _JOIN: Final = "SELECT joined, number, other FROM {s}.join_members_2($1, $2)"
 # As for all members, and of those that decide.
-_VIEW: Final = (
-    "SELECT v.view, m.member, m.holder, m.view_seen, greatest("
-    "extract(epoch FROM m.lease_until - clock_timestamp()), "
-    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
-    ")::double precision FROM {s}.membership AS v LEFT JOIN {s}.members AS m ON m.decides "
-    "ORDER BY m.member"
-)
+_VIEW: Final = Attendance.view_query.replace("ON true", "ON m.decides")
 
 
 class _Deciding(Attendance):
@@ -70,6 +64,7 @@ class _Deciding(Attendance):
         query = self._address.sql(_JOIN)
         ((member, _, other),) = await fetch_numbered(line, query, self._holder, lease)
         if other is not None:
+            await mend_leases(line, self._address)  # it may be of one that is dead
             raise StoreLocked(
                 f"{self._address.name} is open in an engine that has it alone: "
                 f"{read_holder(other)[0]}. Stop that one first, or give all of them "

@@ -17,7 +17,8 @@ from ..address import Address
 from ..driver import driver_of
 from ..failures import sqlstate_of
 from ..line import Line, Lines
-from ..log.session import end_session, read_holder
+from ..log.leases_sql import seconds_left
+from ..log.session import end_session, is_too_long, mend_leases, read_holder
 
 __all__ = ["OWNER", "PostgresRoll"]
 
@@ -25,12 +26,7 @@ _PATIENCE_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 1.0
 _NOT_THERE: Final = ("42P01", "3F000", "42703")
 """No table, no schema, and no such column of a table that an older release made."""
-_LEFT: Final = (
-    "greatest(extract(epoch FROM s.lease_until - clock_timestamp()), "
-    "$1 - extract(epoch FROM clock_timestamp() - pg_catalog.pg_postmaster_start_time())"
-    ")::double precision"
-)
-"""Of a lease, in seconds."""
+_LEFT: Final = seconds_left("s")
 OWNER: Final = (
     "SELECT s.session, a.log_id, s.holder, " + _LEFT + " "
     "FROM {s}.sessions AS s, {s}.about AS a WHERE s.live"
@@ -78,6 +74,8 @@ class PostgresRoll:
         if not rows:
             return None
         session, log_id, text, left = rows[0]
+        if is_too_long(self._address, left):
+            await mend_leases(line, self._address)  # the next look tells
         holder, address = read_holder(text)
         return Owned(session, log_id, holder, address, left)
 
