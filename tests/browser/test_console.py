@@ -153,3 +153,36 @@ async def test_process_managers_under_way(browser: Browser, tmp_path: Path) -> N
         await page.until("document.querySelectorAll('#page tbody pre').length === 4")
         await keep_shot(page, "sagas-payloads")
         await quiet(page)
+
+
+async def test_who_is_due_is_shown_and_erased_when_it_is_said(
+    browser: Browser, tmp_path: Path
+) -> None:
+    async with console(browser, tmp_path) as page:
+        await page.prefer("light")
+        await at(page, "retention", "document.querySelector('#page button.main') !== null")
+        await page.ask("document.querySelector('#page button.main').click()")
+        await page.until("document.querySelectorAll('#page tbody tr').length === 3")
+        assert HOSTILE in await page.text("#page tbody")
+        await keep_shot(page, "retention-light")
+        await page.prefer("dark")
+        await keep_shot(page, "retention-dark")
+        await page.ask("document.querySelector('#page button.danger').click()")
+        assert "2 people are erased" in await page.text("#ask-about")
+        await keep_shot(page, "retention-ask-dark")
+        await page.ask("document.querySelector('#ask-yes').click()")
+        await page.until("document.querySelector('#told').textContent.includes('people erased: 2')")
+        await at(page, "audit", "document.querySelectorAll('#page tbody tr').length >= 2")
+        told = await page.text("#page tbody")
+        assert "archive" in told
+        assert "note closed by written" in told
+        await keep_shot(page, "audit-dark")
+        await quiet(page)
+
+
+async def test_what_is_due_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    async with console(browser, tmp_path, width=390, height=844) as page:
+        await page.prefer("light")
+        await at(page, "retention?look=1", "document.querySelector('#page tbody tr') !== null")
+        await keep_shot(page, "retention-phone")
+        await quiet(page)

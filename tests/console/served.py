@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from engine import Retention
 from engine.integrations.console import Console
-from tests.console.consoling import AILING, Write, caught_up, make_engine
+from tests.console.consoling import AILING, Note, Write, Written, caught_up, make_engine
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
 """What would run, if anything of the log became markup."""
+
+
+RULES = [
+    Retention(Note, [Written], archive_after=timedelta(0), erase_after=timedelta(0)),
+]
 
 
 class App:
@@ -38,7 +45,9 @@ class App:
                 await _fill(engine)
                 yield
 
-        console = Console(engine, title=f"Notes {HOSTILE}", principal_of=lambda _: "ann")
+        console = Console(
+            engine, title=f"Notes {HOSTILE}", principal_of=lambda _: "ann", rules=RULES
+        )
         return Starlette(lifespan=lifespan, routes=[Mount("/ops", console)])
 
 
@@ -47,7 +56,8 @@ async def _fill(engine: Any) -> None:
     AILING.add(HOSTILE)
     for n in range(3):
         await engine.execute(Write("n-1", f"text {n} of the first note"), principal="bob")
-    await engine.execute(Write(HOSTILE, HOSTILE), principal=HOSTILE, correlation=HOSTILE)
+    hostile = Write(HOSTILE, HOSTILE, HOSTILE, "signed")
+    await engine.execute(hostile, principal=HOSTILE, correlation=HOSTILE)
     async for _ in engine.execute_many(Write(f"bad-{n}", f"bad {n}") for n in range(60)):
         pass
     await caught_up(engine)

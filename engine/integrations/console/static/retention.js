@@ -17,6 +17,7 @@ export async function show(where, { may, act, go, query }) {
         about: `${due(found)} No key comes back, and each is kept in the audit.` }), "danger") : null)),
   looks ? card("Due by the rules of the program", table("Due", [["What"], ["Whom"], ["Rule"], ["Streams", "number"], ["Events", "number"], ["Contents", "number"]],
     found.map(row), "Nothing is due.")) : made("p", { class: "card quiet" }, "To find people, the whole log is read."));
+  where.querySelector("table")?.classList.add("stacked");
   return 0;
 }
 
