@@ -369,7 +369,7 @@ def _invoice(rows: Sequence[Row]) -> Invoice:
 
 
 def _is_return(number: str) -> bool:
-    return number.startswith("C")
+    return number.startswith(("C", "c"))  # a program between may have changed the case
 
 
 def _pieces(number: str, quantity: str) -> int:

@@ -65,7 +65,7 @@ async def ask_past(
 
 
 def _unknown(order_id: str) -> str:
-    if order_id.startswith("C"):
+    if order_id.startswith(("C", "c")):
         return f"{order_id} is the number of a return, and returns are not shown here"
     return (
         f"the shop has no order {order_id}: none was created under this number. An invoice that "

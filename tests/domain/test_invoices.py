@@ -77,8 +77,9 @@ def test_rows_of_one_number_are_one_invoice(path: Path) -> None:
     assert len(found) == 2
 
 
-def test_the_quantities_of_a_return_are_what_came_back(path: Path) -> None:
-    (back,), _ = read_rows(path, row(number="C1", quantity="-6"))
+@pytest.mark.parametrize("number", ["C1", "c1"])
+def test_the_quantities_of_a_return_are_what_came_back(path: Path, number: str) -> None:
+    (back,), _ = read_rows(path, row(number=number, quantity="-6"))
 
     assert back.is_return
     assert back.lines[0].quantity == 6
