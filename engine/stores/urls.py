@@ -289,13 +289,19 @@ def _checked(url: StoreName, path: str) -> str:
         raise _refused(url, "it names no file: name one in that folder, as in sqlite:shop.db")
     if _SCHEME.match(path):
         raise _refused(url, 'there is a second scheme in it: write "sqlite:PATH"')
-    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in path):
+    if any(map(_is_unseen, path)):
         raise _refused(url, "there is a line end in it, or another character that is not shown")
     if any(_is_stray(text[place]) for text in (path, name) for place in (0, -1)):
         raise _refused(url, "it begins or ends with a space, a quote or what is not shown")
     if _STRAY_OPTION.search(name):
         raise _refused(url, f"options stand behind one question mark; {_OPTIONS}")
     return path
+
+
+def _is_unseen(character: str) -> bool:
+    kind = unicodedata.category(character)
+    # Two marks that are not shown stand in words of some languages, and change their letters.
+    return kind in ("Cc", "Cs", "Zl", "Zp") or (kind == "Cf" and character not in "\u200c\u200d")
 
 
 def _is_stray(character: str) -> bool:

@@ -41,6 +41,9 @@ SLIPS = [
     "sqlite:shop.db`",
     "sqlite:\ufeffshop.db",
     "sqlite:sh\x00op.db",
+    "sqlite:sh\u200bop.db",
+    "sqlite:shop\u00ad.db",
+    "sqlite:sh\u2066op.db",
     "sqlite:shop.db\u2028",
     "sqlite:sqlite:shop.db",
     "sqlite:FILE:shop.db",
@@ -60,6 +63,15 @@ def test_an_unknown_option_is_refused_and_the_one_there_is_is_named(url: str) ->
     with pytest.raises(DefinitionError, match=r"\?writer=process") as refused:
         open_url(url)
     assert "Nothing was made" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["نمی\u200cدانم.db", "my shop.db", "café.db"])
+def test_a_name_of_any_language_is_taken(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store: Any = open_url(f"sqlite:{name}")
+    assert store.path == str(tmp_path / name)
 
 
 @pytest.mark.parametrize("url", SLIPS)
