@@ -15,12 +15,19 @@ from typing import Any, Final, TypeVar, cast
 from ..errors import UsageError
 from ..model.codec import EventRegistry
 from ..model.messages import Event, Meta
-from ..model.projection import Projection, ProjectionHandler, Row, Table, handler_of
+from ..model.projection import (
+    Projection,
+    ProjectionDefinition,
+    ProjectionHandler,
+    Row,
+    Table,
+    handler_of,
+)
 from ..model.rows import Flat, Scalar
 from ..model.sink import Delivery
 from ..stores.own import TablesInSql
 from .clocks import microseconds
-from .shown import fail
+from .shown import called, fail
 
 __all__ = ["TEST_ID", "Folded", "deliveries"]
 
@@ -35,7 +42,12 @@ class Folded:
 
     def __init__(self, projection: type[Projection]) -> None:
         """Begin with empty tables; raise UsageError for a sink, which has none."""
-        definition = projection.__definition__
+        definition: Any = getattr(projection, "__definition__", None)
+        if not isinstance(definition, ProjectionDefinition):
+            raise UsageError(
+                f"Folded takes a class of projections, and not {called(projection)}: an aggregate "
+                f"is tested with given(...)"
+            )
         if definition.reacting is not None:
             raise UsageError(
                 f"{projection.__name__} is a reactor and folds nothing: test it by `reaction("
@@ -47,6 +59,7 @@ class Folded:
                 f"{projection.__name__}().deliver(deliveries(event, ...), ...)`"
             )
         self._in_sql = TablesInSql(definition) if definition.sql_tables else None
+        self._name = projection.__name__
         self._definition = definition
         self._registry = EventRegistry(definition.event_classes)
         self._cells = {name: _Cells() for name in definition.tables}
@@ -120,6 +133,13 @@ class Folded:
 
     def rows(self, table: Table[R]) -> list[R]:
         """Give all rows, by key."""
+        definition: Any = getattr(table, "definition", None)
+        if definition is None or definition not in self._definition.tables.values():
+            raise UsageError(
+                f"what is read is a table of the projection that is folded, as "
+                f"{self._name}.{next(iter(self._definition.tables), 'rows')}, and not "
+                f"{called(table)}{'' if definition is None else f' named {definition.name}'}"
+            )
         shape = table.definition.shape
         cells = self._cells[table.definition.attribute].flats
         return [shape.build(cells[key]) for key in sorted(cells)]

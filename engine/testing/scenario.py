@@ -12,7 +12,7 @@ import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
@@ -22,13 +22,14 @@ from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
 from ..model.codec import EventRegistry
 from ..model.decisions import Claim, Decision, UniqueValue, opened
 from ..model.difference import difference
+from ..model.ids import as_id, check_id
 from ..model.messages import Command, Event, Meta
 from ..model.process import arrival, refusal_of
 from ..model.timers import Timer
 from .clocks import ManualClock, SequentialIds, microseconds
 from .folded import TEST_ID, Folded, deliveries
 from .pending import NOTHING_PENDING, Pending
-from .shown import fail, listed, shown_state
+from .shown import called, fail, listed, shown_state
 
 # What a test of the domain needs can all be taken from here.
 __all__ = [
@@ -64,6 +65,14 @@ class Scenario(Generic[A]):
         aggregate_id: str,
         pending: Pending = NOTHING_PENDING,
     ) -> None:
+        cls: Any = aggregate
+        if not isinstance(cls, type) or not hasattr(
+            getattr(cls, "__definition__", None), "appliers"
+        ):
+            raise UsageError(
+                f"given(...) takes a class of aggregates first, and not {called(aggregate)}: a "
+                f"projection is tested with Folded, a reactor with foldline.testing.reactions"
+            )
         self._aggregate = aggregate
         self._pending = pending
         self._registry = EventRegistry(aggregate.__definition__.appliers)
@@ -75,7 +84,12 @@ class Scenario(Generic[A]):
 
     def _fold(self) -> A:
         state = self._aggregate(id=self._id)
-        for event in self.history:
+        for event in cast("Sequence[Any]", self.history):
+            if not isinstance(event, Event):
+                raise UsageError(
+                    f"given(...) takes events behind the class, each by itself, as given(Order, "
+                    f"Placed(...), Paid()), and not {called(event)}"
+                )
             apply = self._aggregate.__definition__.appliers.get(type(event))
             if apply is None:
                 raise UsageError(
@@ -108,7 +122,8 @@ class Scenario(Generic[A]):
         `taken` are values that other aggregates hold, so that a claim of one is refused.
 
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
-        the state, UsageError if the aggregate does not handle the command.
+        the state, UsageError if the aggregate does not handle the command, and InvalidInput for an
+        id that no aggregate can have.
         """
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command, meta)
@@ -174,10 +189,14 @@ class Scenario(Generic[A]):
         return self.when(told, resources=resources)
 
     def _trial(self, message: Command | Event, meta: Meta | None) -> _Trial:
+        sent: Any = message
+        if not isinstance(sent, Command | Event):
+            raise UsageError(f"when(...) takes a command, as Pay(...), and not {called(sent)}")
         command = message if isinstance(message, Command) else self._arrival(message, meta)
         handler = self._aggregate.__definition__.handlers.get(type(command))
         if handler is None:
             raise UsageError(f"{self._aggregate.__name__} handles no {type(command).__name__}")
+        check_id(as_id(getattr(command, handler.id_field)))
         state = self._fold()
         return _Trial(handler, state, command, shown_state(state))
 

@@ -13,7 +13,7 @@ import msgspec
 
 from ..model.aggregate import Aggregate
 
-__all__ = ["fail", "listed", "shown_state"]
+__all__ = ["called", "fail", "listed", "shown_state"]
 
 
 def shown_state(state: Aggregate) -> str:
@@ -28,6 +28,13 @@ def shown_state(state: Aggregate) -> str:
 def listed(found: Sequence[object]) -> str:
     """Give things as one line."""
     return ", ".join(map(repr, found)) or "nothing"
+
+
+def called(value: object) -> str:
+    """Give what a test has given in place of something else: a class by its name."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"a {type(value).__name__}"
 
 
 def fail(what: str, lines: Sequence[str]) -> NoReturn:

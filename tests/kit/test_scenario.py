@@ -17,10 +17,13 @@ from engine import (
     HandlerFailed,
     Id,
     Ports,
+    Projection,
     Sink,
+    Table,
     UsageError,
     applies,
     handles,
+    projects,
 )
 from engine.testing.scenario import Folded, ManualClock, SequentialIds, deliveries, given
 from tests.support.counters import Add, Added, Counter, Emptied, Empty, Look, Spoil, Touch, counters
@@ -31,6 +34,41 @@ from tests.support.tallies import AILING, Tallies, Tally
 
 def refused(message: str) -> Any:
     return pytest.raises(AssertionError, match=message)
+
+
+begin: Any = given  # as who has no type checker calls them
+fold: Any = Folded
+add: Any = Add
+SLIPS: dict[str, tuple[Callable[[], object], str]] = {
+    "an instance": (lambda: begin(Counter(), Added(5)), "takes a class .* not a Counter"),
+    "a name": (lambda: begin("counter"), "takes a class of aggregates first, and not a str"),
+    "a projection": (lambda: begin(Tallies), "not the class Tallies: a projection is tested with"),
+    "a list of events": (lambda: begin(Counter, [Added(5)]), "each by itself, .* not a list"),
+    "a class of events": (lambda: begin(Counter, Added), "and not the class Added"),
+    "a class of commands": (lambda: begin(Counter).when(Add), "takes a command, .*the class Add"),
+    "an id that is empty": (lambda: begin(Counter).when(Add("", 1)), "an id has 1 to 255"),
+    "an id that is a number": (lambda: begin(Counter).when(add(5, 1)), "not a int"),
+    "an aggregate": (lambda: fold(Counter), "takes a class of projections, .*the class Counter"),
+    "a class of rows": (lambda: fold(Tallies).rows(Tally), r"as Tallies\.\w+, .*the class Tally"),
+}
+
+
+@pytest.mark.parametrize("what", SLIPS)
+def test_a_slip_in_a_test_is_told_by_what_was_meant(what: str) -> None:
+    slip, told = SLIPS[what]
+    with pytest.raises(UsageError, match=told):
+        slip()
+
+
+def test_a_table_of_another_projection_is_none_of_this_one() -> None:
+    class Others(Projection, name="others", version=1):
+        rows: Table[Tally]
+
+        @projects
+        def added(self, event: Added) -> None: ...
+
+    with pytest.raises(UsageError, match="a Table named others_rows"):
+        Folded(Tallies).rows(Others.rows)
 
 
 def test_a_command_leads_to_events() -> None:

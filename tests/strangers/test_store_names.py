@@ -65,7 +65,9 @@ def test_an_unknown_option_is_refused_and_the_one_there_is_is_named(url: str) ->
     assert "Nothing was made" in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["نمی\u200cدانم.db", "my shop.db", "café.db"])
+@pytest.mark.parametrize(
+    "name", ["\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645.db", "my shop.db", "café.db"]
+)
 def test_a_name_of_any_language_is_taken(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
