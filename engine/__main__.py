@@ -41,6 +41,7 @@ from .cli import (
 from .cli.options import FAILED
 from .cli.output import check_texts, own_the_terminal, run_plainly, tell
 from .cli.printing import plain
+from .cli.progress import Ended
 from .errors import EngineError
 from .runtime.package import COMMAND
 
@@ -102,6 +103,12 @@ def _run(arguments: Sequence[str]) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Ended:
+        raise
+    except SystemExit:
+        # Its status says nothing of what the command has found: a fold that exits with 0, say.
+        tell("error: code of the application ended the program, and the command with it")
+        return FAILED
     return status
 
 

@@ -57,7 +57,7 @@ examples:
   {COMMAND} export bank.db --to events.jsonl
   {COMMAND} export bank.db --to 2026.parquet --since 2026-01-01 --until 2026-12-31T23:59:59
   {COMMAND} export bank.db --to lake/ --format parquet --omit email
-  {COMMAND} export bank.db --to balances.parquet --view balances
+  {COMMAND} export bank.db --to balances.parquet --view balances_rows
 
 exit status:
   {DONE}    exported, also if nothing is new
@@ -81,7 +81,9 @@ def add_parser(subparsers: Any) -> None:
         "--to", required=True, type=path, metavar="WHERE", help="a new file, or a folder"
     )
     parser.add_argument("--format", choices=FORMATS, help="of files in a folder")
-    parser.add_argument("--view", metavar="V", help="the rows of this view instead of events")
+    parser.add_argument(
+        "--view", metavar="V", help="the rows of this table, as balances_rows, instead of events"
+    )
     parser.add_argument("--stream", metavar="S", help="only this stream, as order:536365")
     parser.add_argument(
         "--name", action="append", default=[], metavar="N", help="only events of this name"

@@ -127,6 +127,11 @@ async def _erase(options: argparse.Namespace) -> int:
     async with _opened(options, only_reads=False) as (_, vault):
         begun = await vault.erase(subject, options.reason, None)
         tell(f"{counted(begun.keys, 'key')} destroyed: nobody reads what {subject} had in the log")
+        if not begun.keys:
+            tell(
+                f"nothing of {subject} was encrypted, or it is erased already: a person is named "
+                f"as the events name it, as in guest:g-1"
+            )
         try:
             async with asyncio.timeout(options.wait):
                 while await _is_unfinished(vault, begun):  # noqa: ASYNC110 - it is another process

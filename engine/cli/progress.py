@@ -19,7 +19,7 @@ from .output import tell, terminal_of
 if TYPE_CHECKING:
     from .terminal import Bar
 
-__all__ = ["Shown", "ending_tidily"]
+__all__ = ["Ended", "Shown", "ending_tidily"]
 
 LINE_SECONDS: Final = 5.0
 """Between two lines of progress, where they do not go to a terminal."""
@@ -69,12 +69,16 @@ class Shown:
             bar.end()
 
 
+class Ended(SystemExit):
+    """A signal ends the command; its code is the exit status."""
+
+
 @contextmanager
 def ending_tidily() -> Generator[None]:
     """Take what is not whole away also where a timer or a service manager ends the copying."""
 
     def end(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+        raise Ended(128 + number)
 
     former = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:

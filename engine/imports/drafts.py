@@ -8,6 +8,7 @@ engine would read it. This file numbers nothing.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
@@ -103,6 +104,8 @@ class MappedDrafts:
             ) from error
         if given is None:
             return
+        if inspect.iscoroutine(given):
+            given.close()
         several = isinstance(given, list | tuple)
         for each in cast("Sequence[object]", given) if several else (given,):
             try:

@@ -122,8 +122,8 @@ class Scenario(Generic[A]):
         `taken` are values that other aggregates hold, so that a claim of one is refused.
 
         What a handler raises besides Rejected comes through. Raises AssertionError if it changed
-        the state, UsageError if the aggregate does not handle the command, and InvalidInput for an
-        id that no aggregate can have.
+        the state, and UsageError if the aggregate does not handle the command. InvalidInput is for
+        an id that no aggregate can have.
         """
         __tracebackhide__ = True  # pytest shows the test's own line
         trial = self._trial(command, meta)

@@ -201,6 +201,25 @@ def test_code_that_fails_or_ends_the_program_gives_no_command_its_status(
     assert "Warning" not in errors
 
 
+@pytest.mark.parametrize("ends", ["exit(0)", "exit(2)", "raise SystemExit"])
+def test_code_that_ends_the_program_while_it_is_used_ends_no_command(app: Path, ends: str) -> None:
+    """A mapping function, a handler or a fold runs long after the application was imported."""
+    (app / "mapping.py").write_text(f"def leave(event):\n    {ends}\n")
+    (app / "old.jsonl").write_text('{"by": "ann"}\n')
+    with_map = ("old.jsonl", "new.db", "--app", "doors:make", "--map", "mapping:leave")
+    done = warm.run(
+        [sys.executable, "-m", "engine", "import", *with_map],
+        cwd=app,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "code of the application ended the program" in done.stderr
+    assert not (app / "new.db").exists()
+
+
 def test_a_broken_sample_is_named(app: Path) -> None:
     (app / "samples").mkdir()
     (app / "samples" / "opened.1.json").write_text('{"name": "opened"}')
