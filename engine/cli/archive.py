@@ -117,6 +117,12 @@ def _run(options: argparse.Namespace) -> int:
         finally:
             shown.end()
     _tell(done, options)
+    if not done.streams:
+        with options.file.outside(ports).log_reader() as reader:
+            known = {each.name for each in reader.event_types()}
+        for name in rule.closed_by:
+            if name not in known:
+                tell(f"the log has no event that is stored as {name!r}: look for a slip of the pen")
     return DONE if done.is_shrunk else FAILED
 
 

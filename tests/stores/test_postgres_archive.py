@@ -382,4 +382,7 @@ async def test_the_commands_archive_beside_an_engine_and_erase_nobody(log: Log) 
 
     status, text = await told("retention", url, "tests.stores.test_postgres_archive:RULES")
     assert (status, "40 events of 8 streams archived" in text) == (0, True)
-    assert "0 events of 0 streams moved" in (await told(*rule))[1]
+    text = (await told(*rule))[1]
+    assert ("0 events of 0 streams moved" in text, "slip" in text) == (True, False)
+    slip = await told(*rule[:-1], "closd", "--dry-run")
+    assert (slip[0], "no event that is stored as 'closd'" in slip[1]) == (0, True)
