@@ -108,7 +108,7 @@ async def test_what_another_member_gets_is_lost_before_the_view_counts_as_seen(
     log = postgres.url(postgres.new_schema(), "lease=60")
     async with sharing(log) as engine:
         duties: Any = engine._joined._duties  # type: ignore[union-attr] # pyright: ignore
-        right = duties._term.right
+        right = duties._running[0].right
         me = duties._part.view.members[0]
         other = msgspec.structs.replace(me, member=me.member + 1)
         assert right.number == duties._part.view.number
@@ -119,7 +119,7 @@ async def test_what_another_member_gets_is_lost_before_the_view_counts_as_seen(
         receipt = await engine.execute(Add("a", 1))
         for name in ALL:
             await until_reached(engine, name, receipt.position)
-        assert duties._term.right is not right
+        assert duties._running[0].right is not right
         assert await differences(postgres, log) == []
 
 
@@ -138,4 +138,25 @@ async def test_a_member_that_leaves_is_followed_and_one_that_comes_gets_its_part
         assert await first.query(GetLine("a"), at=receipt, timeout=20) == [1, 2]
         for name in ALL:
             await until_reached(first, name, receipt.position)
+        assert await differences(postgres, log) == []
+
+
+async def test_what_a_member_gains_lets_nothing_rest_that_it_runs_already(
+    postgres: Server,
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=60")
+    async with sharing(log) as engine:
+        duties: Any = engine._joined._duties  # type: ignore[union-attr] # pyright: ignore
+        me = duties._part.view.members[0]
+        other = msgspec.structs.replace(me, member=me.member + 1)
+        duties._heed(View(me.view_seen, (me, other)))
+        await until(lambda: duties.names and list(duties.names) != ALL)
+        kept = duties._running[0]
+        duties._heed(duties._part.view)
+        await until(lambda: list(duties.names) == ALL)
+        assert duties._running[0] is kept
+        assert not kept.right.is_lost
+        receipt = await engine.execute(Add("a", 1))
+        for name in ALL:
+            await until_reached(engine, name, receipt.position)
         assert await differences(postgres, log) == []

@@ -1,10 +1,11 @@
 """The life of one process among those that run projections: joins, runs what is its own, leaves.
 
-Rules: an engine that appends nothing runs the projections that are this member's duty, all of them
-together. It begins when every member has seen the view by which they are its own; where one becomes
-another member's, its right ends before that view counts as seen, and a projection that is lost is
-no failure. Where the duties change, the engine ends and another one opens the views again: the
-checkpoints say where to go on. Slices of one projection are duties of their own, and gathered where
+Rules: engines that append nothing run the projections that are this member's duty, each some. One
+begins when every member has seen the view by which they are its own; where one becomes another
+member's, the right of its engine ends before that view counts as seen, and a projection that is
+lost is no failure. That engine ends, and another one opens the views again: the checkpoints say
+where to go on. What is gained has an engine of its own, so that nothing else rests for it, as long
+as there are few of them. Slices of one projection are duties of their own, and gathered where
 something is decided about all of them. A process that was declared dead joins anew. Nothing is
 decided here, and no row is written.
 """
@@ -28,7 +29,14 @@ from ...runtime.safely import described
 from ...runtime.uncancelled import uncancelled
 from ...statistics import ProjectorStatistics
 from ...stores.contract.backend import Runners
-from ...stores.contract.membership import Attending, NotGathered, Right, View, ViewChanged
+from ...stores.contract.membership import (
+    Attending,
+    NotGathered,
+    Right,
+    View,
+    ViewChanged,
+    projection_of,
+)
 from ...wiring import Wiring
 from .gathering import Gatherings
 from .whose import declares, duties_of
@@ -43,6 +51,8 @@ _AGAIN_SECONDS: Final = 0.5
 _SOON_SECONDS: Final = 0.01
 _LOOK_SECONDS: Final = 0.1
 """Between two looks at slices that are gathered."""
+_TERMS_MAX: Final = 3
+"""Engines of one process that run projections: each has connections of its own."""
 _REFUSED_SECONDS: Final = 10.0
 """How long projections are left to the others, where their views were refused to this process."""
 
@@ -84,7 +94,7 @@ class Duties:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._part: Attending | None = None
-        self._term: _Term | None = None
+        self._running: list[_Term] = []
         self._wanted: frozenset[str] = frozenset()
         """What is this member's by the view that was seen last."""
         self._left_at: dict[str, int] = {}
@@ -104,8 +114,7 @@ class Duties:
     @property
     def names(self) -> Sequence[str]:
         """The projections that are run here now, and slices of others, in order."""
-        term = self._term
-        return sorted(term.right.names) if term is not None and term.is_open else []
+        return sorted(name for term in self._open() for name in term.right.names)
 
     @property
     def member(self) -> int:
@@ -114,13 +123,15 @@ class Duties:
 
     def running(self, name: str) -> Wiring | None:
         """Give the engine that runs all of a projection in this process, if one does."""
-        term = self._term
-        return term.wiring if term is not None and name in self.names else None
+        return next((t.wiring for t in self._open() if name in t.right.names), None)
 
     def runner(self, name: str) -> ProjectionRunner | None:
         """Give what runs a projection in this process, or slices of it, if any is run here."""
-        term = self._term
-        return term.wiring.projecting.get(name) if term is not None and term.is_open else None
+        found = (term.wiring.projecting.get(name) for term in self._open())
+        return next((runner for runner in found if runner is not None), None)
+
+    def _open(self) -> list[_Term]:
+        return [term for term in self._running if term.is_open]
 
     def _runner_of_all(self, name: str) -> ProjectionRunner | None:
         return self.runner(name) if self.running(name) is not None else None
@@ -212,11 +223,12 @@ class Duties:
         finally:
             # A lease that still runs is renewed until the last batch is written.
             if running is None or running.done():
-                self._lose()
+                self._lose(self._running)
             try:
-                await self._end_term()
+                for term in [*self._running]:
+                    await self._end_term(term)
             finally:
-                self._lose()
+                self._lose(self._running)
                 self._part = None
                 await self._gatherings.end()
                 if running is not None:
@@ -238,27 +250,26 @@ class Duties:
         if view.number != self._number:
             self._scattered.clear()  # by this number they may be gathered, or nobody needs it
         self._number = view.number
-        if self._term is not None and not self._term.right.names <= self._wanted:
-            self._lose()
+        self._lose([term for term in self._running if not term.right.names <= self._wanted])
         self._wake.set()
 
-    def _lose(self) -> None:
-        if self._term is not None:
-            self._term.right.is_lost = True
+    def _lose(self, terms: Sequence[_Term]) -> None:
+        for term in terms:
+            term.right.is_lost = True
 
     # -- what is its own ----------------------------------------------------------------------
 
     async def _turn(self, part: Attending, *, is_first: bool) -> bool:
         """Run what is this member's by now; tell whether there is nothing more to do."""
         await self._gather(part)
-        term, wanted = self._term, self._able()
-        if term is not None and (term.right.names != wanted or term.is_past):
-            await self._end_term()
-            if term.wiring.life.failed is not None:
+        ended, missing = self._ended(), self._missing()
+        if ended is not None:
+            await self._end_term(ended)
+            if ended.wiring.life.failed is not None:
                 await self._rest()
-        elif term is None and wanted and _is_seen(part):
+        elif missing and _is_seen(part):
             try:
-                await self._begin_term(Right(wanted, part, self.gather))
+                await self._begin_term(Right(missing, part, self.gather))
             except NotGathered as error:
                 self._scattered.add(error.projection)
             except ViewChanged:
@@ -268,7 +279,7 @@ class Duties:
                     raise
                 self._tell(error)
                 await self._rest()
-        return not _is_seen(part) or self._is_as_wanted()
+        return self._ended() is None and not (_is_seen(part) and self._missing())
 
     async def _gather(self, part: Attending) -> None:
         try:
@@ -279,25 +290,37 @@ class Duties:
 
     def _able(self) -> frozenset[str]:
         """Give what is this member's, without slices that can not be run alone now."""
-        return frozenset(n for n in self._wanted if n.partition("/")[0] not in self._scattered)
+        return frozenset(n for n in self._wanted if projection_of(n) not in self._scattered)
 
-    def _is_as_wanted(self) -> bool:
-        term = self._term
-        if term is None:
-            return not self._able()
-        return term.right.names == self._able() and not term.is_past
+    def _missing(self) -> frozenset[str]:
+        """Give what is this member's, and is not run."""
+        return self._able() - {name for term in self._running for name in term.right.names}
+
+    def _ended(self) -> _Term | None:
+        """Give an engine that is to end: of what is lost or has changed, or for one of all."""
+        able, missing = self._able(), self._missing()
+        anew = {projection_of(name) for name in missing}
+        is_full = bool(missing) and len(self._running) >= _TERMS_MAX
+        for term in self._running:
+            names = term.right.names
+            if term.is_past or not names <= able or is_full:
+                return term
+            if any(projection_of(name) in anew for name in names):
+                return term  # one engine has all slices of a projection that are run here
+        return None
 
     async def _begin_term(self, right: Right) -> None:
         wiring = self._make(right)
         wiring.entrance.open()
+        term = _Term(right, wiring)
         # Known before it is open, so that a view that comes meanwhile ends the right.
-        self._term = _Term(right, wiring)
+        self._running.append(term)
         try:
             await wiring.supervisor.start()
         except BaseException:
-            self._term = None
+            self._running.remove(term)
             raise
-        self._term.is_open = True
+        term.is_open = True
         assert wiring.supervisor.task is not None, "it was started"
         wiring.supervisor.task.add_done_callback(lambda _: self._wake.set())
         self.terms, self._told = self.terms + 1, ""
@@ -305,10 +328,7 @@ class Duties:
             "this process, member %d of the log, runs %s", right.member, ", ".join(self.names)
         )
 
-    async def _end_term(self) -> None:
-        term = self._term
-        if term is None:
-            return
+    async def _end_term(self, term: _Term) -> None:
         try:
             await term.wiring.supervisor.end()
         except EngineError as error:
@@ -316,7 +336,7 @@ class Duties:
         finally:
             for name, runner in term.wiring.projecting.items():
                 self._left_at[name] = runner.position
-            self._term = None
+            self._running.remove(term)
 
 
 def _is_seen(part: Attending) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
     "ViewChanged",
     "owner_of",
     "owners_of",
+    "projection_of",
     "slice_name",
     "slot_of",
 ]
@@ -230,6 +231,11 @@ class Right:
 def slice_name(projection: str, number: int) -> str:
     """Give the name of the duty that a slice is."""
     return f"{projection}/{number}"
+
+
+def projection_of(name: str) -> str:
+    """Give the projection whose duty, or whose slice, has this name."""
+    return name.partition("/")[0]
 
 
 @lru_cache(maxsize=_STREAMS_MAX)
