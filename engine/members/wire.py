@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from struct import Struct
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -48,6 +49,7 @@ FRAME_MAX: Final = 16 * 1024 * 1024
 BODY_MAX: Final = FRAME_MAX - 64 * 1024
 """Bytes of a command, beside which its key, its headers and the like find room."""
 _HEAD: Final = 4
+_size_at: Final = Struct(">I").unpack_from
 _UNSENT_MAX: Final = 4 * 1024 * 1024
 """Bytes that wait for a member that reads slowly, above which nothing more is read from it."""
 
@@ -294,24 +296,31 @@ class Line(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take what came, and hand on the messages that are whole."""
         self.heard += 1
-        self._read += data
+        if self._read:
+            self._read += data
+            del self._read[: self._take(self._read)]
+        elif (taken := self._take(data)) < len(data):
+            self._read += data[taken:]
+
+    def _take(self, data: bytes | bytearray) -> int:
+        """Hand on the messages that are whole; give how many bytes they have."""
         start = 0
-        while len(self._read) - start >= _HEAD:
-            size = int.from_bytes(self._read[start : start + _HEAD], "big")
+        while len(data) - start >= _HEAD:
+            (size,) = _size_at(data, start)
             end = start + _HEAD + size
             if size > self.frame_max:
                 self.abort()
-                return
-            if len(self._read) < end:
+                return len(data)
+            if len(data) < end:
                 break
             try:
-                message = _decoder.decode(memoryview(self._read)[start + _HEAD : end])
+                message = _decoder.decode(data[start + _HEAD : end])
             except (msgspec.MsgspecError, ValueError, RecursionError):
                 self.abort()
-                return
+                return len(data)
             start = end
             self._receive(self, message)
-        del self._read[:start]
+        return start
 
     def pause_writing(self) -> None:
         """Read nothing more from who does not read what he is sent."""

@@ -79,6 +79,8 @@ class Reception:
         self._directory = directory
         self._failpoint = ports.failpoint
         self._admission = admission
+        self._streamed: tuple[Command | None, str] = None, ""
+        """The command whose stream was asked for last, which nobody can change, and that stream."""
         self.astray: Callable[[Mail, str], bool] | None = None
         """Where others decide too: takes over what is not decided here; tells whether it has."""
         self.is_another_ones: Callable[[str], bool] | None = None
@@ -167,12 +169,17 @@ class Reception:
 
     def stream_of(self, command: Command) -> str:
         """Give the stream that decides a command, the first of several; raise as `send` does."""
+        if command is self._streamed[0]:
+            return self._streamed[1]  # whoever sends it on or serves it asks several times
         route = self._routes.get(type(command))
         if route is None:
             raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
         handler = route.handler
         if not isinstance(handler, JointHandler):
-            return f"{route.kind.definition.kind}:{as_id(getattr(command, handler.id_field))}"
+            stream = f"{route.kind.definition.kind}:{as_id(getattr(command, handler.id_field))}"
+            if type(command).__struct_config__.frozen:
+                self._streamed = command, stream
+            return stream
         kind, aggregate_id = self._named(command, route)[0]
         return f"{kind.definition.kind}:{as_id(aggregate_id)}"
 
