@@ -80,7 +80,7 @@ class Reception:
         self._failpoint = ports.failpoint
         self._admission = admission
         self._streamed: tuple[Command | None, str] = None, ""
-        """The command whose stream was asked for last, which nobody can change, and that stream."""
+        """The command whose stream was asked for last, and that stream: messages are frozen."""
         self.astray: Callable[[Mail, str], bool] | None = None
         """Where others decide too: takes over what is not decided here; tells whether it has."""
         self.is_another_ones: Callable[[str], bool] | None = None
@@ -177,8 +177,7 @@ class Reception:
         handler = route.handler
         if not isinstance(handler, JointHandler):
             stream = f"{route.kind.definition.kind}:{as_id(getattr(command, handler.id_field))}"
-            if type(command).__struct_config__.frozen:
-                self._streamed = command, stream
+            self._streamed = command, stream
             return stream
         kind, aggregate_id = self._named(command, route)[0]
         return f"{kind.definition.kind}:{as_id(aggregate_id)}"
