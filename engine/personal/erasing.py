@@ -5,12 +5,12 @@ is unfinished until this task has let go of all that was read before: aggregates
 snapshots become unreadable, and every projection of events with personal fields is built anew
 beside the tables that serve, which are then taken away and written over. Sinks that can erase are
 asked to: read models elsewhere make the rows of these people anew. What was written about them
-until states had let go is erased too, as it may have been read before. Former tables of all other
-projections are taken away: an older handler may have put him there. Tables of projections that
-this program does not declare may have the person too: they are waited for. Sinks that it does not
-declare are named. Nothing stays parked under a key that was made of people. So one that was begun
-before a crash, or by another process, is finished here. What fails is logged, and tried again. It
-never changes an event.
+until states, reactors and sinks had let go is erased too, as it may have been read before. Former
+tables of all other projections are taken away: an older handler may have put him there. Tables of
+projections that this program does not declare may have the person too: they are waited for. Sinks
+that it does not declare are named. Nothing stays parked under a key that was made of people. So one
+that was begun before a crash, or by another process, is finished here. What fails is logged, and
+tried again. It never changes an event.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from ..errors import EngineError, UsageError
+from ..errors import Closed, EngineError, UsageError
 from ..limits import Limits
 from ..model.codec import EventRegistry
 from ..model.messages import Event
@@ -75,9 +75,8 @@ class Eraser:
         self._others = [
             r for n, r in projecting.items() if r.definition.has_tables and n not in of_people
         ]
-        self._keyed = [
-            r for r in of_people.values() if r.definition.sequence and not r.definition.has_tables
-        ]
+        self._delivering = [r for r in of_people.values() if not r.definition.has_tables]
+        self._keyed = [r for r in self._delivering if r.definition.sequence]
         self._registry = registry
         self._limits = limits
         self._sink_of = sink_of
@@ -326,6 +325,7 @@ class Eraser:
         self._vault.forget()
         self._vault.keeps_states = False
         await self._vault.erase_states()
+        await self._read_again()
         await self._empty_memory()
         if not self._stopping.is_set():
             self._vault.keeps_states = True
@@ -348,6 +348,16 @@ class Eraser:
                 again = await self._vault.erase(each.subject, why, each.principal)
                 self._later.add(again.number)
                 self._again = True
+
+    async def _read_again(self) -> None:
+        """Let reactors and sinks begin nothing more because of events that they had read before."""
+        for runner in self._delivering:
+            for projector in runner.serving:
+                try:
+                    await projector.ask(projector.reopen)
+                except Closed:
+                    if not self._stopping.is_set():
+                        raise
 
     async def _empty_memory(self) -> None:
         """Let all aggregates leave memory that were read before; busy ones when they rest."""
