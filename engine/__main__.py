@@ -38,7 +38,7 @@ from .cli import (
     timers,
     verify,
 )
-from .cli.options import FAILED
+from .cli.options import FAILED, USAGE
 from .cli.output import check_texts, own_the_terminal, run_plainly, tell
 from .cli.printing import plain
 from .cli.progress import Ended
@@ -105,7 +105,9 @@ def _run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except Ended:
         raise
-    except SystemExit:
+    except SystemExit as error:
+        if error.code == USAGE:
+            raise  # arguments that do not go together, which the command itself has told
         # Its status says nothing of what the command has found: a fold that exits with 0, say.
         tell("error: code of the application ended the program, and the command with it")
         return FAILED

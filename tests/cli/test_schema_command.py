@@ -201,7 +201,7 @@ def test_code_that_fails_or_ends_the_program_gives_no_command_its_status(
     assert "Warning" not in errors
 
 
-@pytest.mark.parametrize("ends", ["exit(0)", "exit(2)", "raise SystemExit"])
+@pytest.mark.parametrize("ends", ["exit(0)", "exit(3)", "raise SystemExit"])
 def test_code_that_ends_the_program_while_it_is_used_ends_no_command(app: Path, ends: str) -> None:
     """A mapping function, a handler or a fold runs long after the application was imported."""
     (app / "mapping.py").write_text(f"def leave(event):\n    {ends}\n")
