@@ -417,21 +417,24 @@ class Journal:
         self._void_owners([owner for entry in entries for owner in entry.owners], failure)
 
     def _void_owners(self, owners: Sequence[Owner], cause: BaseException | None) -> None:
-        """Void what gathers of these streams, and what their actors have folded."""
-        by_stream = {owner.stream: owner for owner in owners}
-        self.void_gathered(by_stream, cause)
-        for owner in by_stream.values():
+        """Void what gathers of these actors, and what they have folded."""
+        lost = dict.fromkeys(owners)
+        for entry in self._gathered:
+            if not lost.keys().isdisjoint(entry.owners):
+                lost |= dict.fromkeys(entry.owners)
+        self.void_gathered(lost, cause)
+        for owner in lost:
             owner.voided()
 
     def void_joint(self, cause: BaseException) -> None:
         """Void the joint decisions that gather, as other members are there than they were for."""
         self._void_owners([o for e in self._gathered if e.parties for o in e.owners], cause)
 
-    def void_gathered(self, streams: Container[str], cause: BaseException | None) -> None:
-        """Void what gathers of these streams; what is with the store goes its way."""
+    def void_gathered(self, owners: Container[Owner], cause: BaseException | None) -> None:
+        """Void what gathers of these actors, and not of those that their streams have by now."""
         kept: deque[Entry] = deque()
         for entry in self._gathered:
-            if entry.owner.stream not in streams:
+            if not any(owner in owners for owner in entry.owners):
                 kept.append(entry)
                 continue
             self._left(entry)

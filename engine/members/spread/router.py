@@ -456,8 +456,8 @@ def _drop(wiring: Wiring, is_lost: Callable[[str], bool], number: int) -> None:
     wiring.journal.void_joint(cause)
     if wiring.recorder is not None:
         wiring.recorder.cut()
-    lost = {actor.stream: actor for actor in wiring.directory.actors if is_lost(actor.stream)}
-    wiring.journal.void_gathered(lost, cause)
+    lost = [actor for actor in wiring.directory.actors if is_lost(actor.stream)]
+    wiring.journal.void_gathered({*lost}, cause)
     error = Voided("another process has the aggregate from now on. Nothing was written.")
     error.__cause__ = cause
-    wiring.directory.drop([*lost.values()], error)
+    wiring.directory.drop(lost, error)
