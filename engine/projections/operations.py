@@ -202,9 +202,8 @@ class Projections:
         delivered: one that is declared later delivers everything.
         """
         await self._check(name, principal, reason)
-        others = [*await self._views.undeclared(), *await undeclared_sinks(self._views)]
         # Compared, since what is no name may have no hash.
-        if not any(name == each for each in others):
+        if any(name == own for own in self._projecting) or not await self._is_undeclared(name):
             return await self._named(name).desk.drop_former(reason, principal)
         builds = await self._views.builds(name)
         for build in builds:
@@ -214,6 +213,10 @@ class Projections:
             )
             await self._views.drop(name, build.number, decision)
         return builds
+
+    async def _is_undeclared(self, name: str) -> bool:
+        others = [*await self._views.undeclared(), *await undeclared_sinks(self._views)]
+        return any(name == each for each in others)
 
     async def parked(
         self,
