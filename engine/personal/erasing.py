@@ -71,7 +71,8 @@ class Eraser:
         self._directory = directory
         of_people = {n: r for n, r in projecting.items() if _sees_people(r.definition, registry)}
         self._projecting = {n: r for n, r in of_people.items() if r.definition.has_tables}
-        self._elsewhere = {n: r for n, r in of_people.items() if _erases(r.definition.sink)}
+        # Also those that see nobody any more: a former version of them may have.
+        self._elsewhere = {n: r for n, r in projecting.items() if _erases(r.definition.sink)}
         self._others = [
             r for n, r in projecting.items() if r.definition.has_tables and n not in of_people
         ]

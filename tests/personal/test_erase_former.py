@@ -114,6 +114,30 @@ async def test_who_came_by_a_handler_of_a_base_class_is_erased(tmp_path: Path) -
     assert Letters.erased == ["stay:s-1"]
 
 
+class Openings(Sink, name="letters", version=2):
+    """What `Letters` is in a later release; it sees nobody any more."""
+
+    erased: ClassVar[list[str]] = []
+
+    async def deliver(self, batch: Sequence[Delivery[Opened]]) -> None: ...
+
+    async def erase(self, subjects: Sequence[str]) -> None:
+        self.erased.extend(subjects)
+
+
+async def test_a_sink_that_sees_nobody_any_more_is_asked_for_what_it_was_sent(
+    tmp_path: Path,
+) -> None:
+    Openings.erased.clear()
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with Engine([Stay], projections=[Letters], store=store) as engine:
+        await engine.execute(Arrive("s-1", NAME))
+        await until(lambda: engine.statistics().projectors["letters"].position == 1)
+    async with Engine([Stay], projections=[Openings], store=store, rebuild="auto") as engine:
+        await engine.personal.erase("stay:s-1")
+    assert Openings.erased == ["stay:s-1"]
+
+
 async def test_former_tables_of_what_sees_nobody_any_more_are_dropped(tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path / 'log.db'}"
     async with badged(store, Badges) as engine:
