@@ -326,8 +326,8 @@ class Eraser:
         self._vault.forget()
         self._vault.keeps_states = False
         await self._vault.erase_states()
-        await self._read_again()
         await self._empty_memory()
+        await self._read_again()
         if not self._stopping.is_set():
             self._vault.keeps_states = True
             new = [each for each in begun if each.number not in self._gone]
@@ -353,12 +353,16 @@ class Eraser:
     async def _read_again(self) -> None:
         """Let reactors and sinks begin nothing more because of events that they had read before."""
         for runner in self._delivering:
-            for projector in runner.serving:
-                try:
+            name = runner.definition.name
+            self._told.add(name)  # what is under way there may take long
+            try:
+                for projector in runner.serving:
                     await projector.ask(projector.reopen)
-                except Closed:
-                    if not self._stopping.is_set():
-                        raise
+            except Closed:
+                if not self._stopping.is_set():
+                    raise
+            finally:
+                self._told.discard(name)
 
     async def _empty_memory(self) -> None:
         """Let all aggregates leave memory that were read before; busy ones when they rest."""
