@@ -102,6 +102,8 @@ class Eraser:
         """Whether views were looked at that may be older than an erasure that is finished."""
         self._told: set[str] = set()
         """Projections that are known to hold an erasure up."""
+        self._letting_go: set[str] = set()
+        """Reactors and sinks that may do something still because of what they had read."""
         self.not_asked: tuple[str, ...] = ()
         """Sinks of these views that this program does not declare."""
         self._folded: set[int] = set()
@@ -195,7 +197,7 @@ class Eraser:
     @property
     def waits_for(self) -> Sequence[str]:
         """Give the projections, of this program or of another, that hold erasures up."""
-        return sorted(self._told)
+        return sorted(self._told | self._letting_go)
 
     async def _erased_elsewhere(self, begun: Sequence[Erasure]) -> bool:
         """Let sinks erase; tell whether all have. One that fails is named, and asked again."""
@@ -220,6 +222,7 @@ class Eraser:
                     )
             else:
                 self._told.discard(name)
+                self._letting_go.discard(name)
         return not failed
 
     async def _others_are_gone(self) -> bool:
@@ -354,7 +357,7 @@ class Eraser:
         """Let reactors and sinks begin nothing more because of events that they had read before."""
         for runner in self._delivering:
             name = runner.definition.name
-            self._told.add(name)  # what is under way there may take long
+            self._letting_go.add(name)  # what is under way there may take long
             try:
                 for projector in runner.serving:
                     await projector.ask(projector.reopen)
@@ -362,7 +365,8 @@ class Eraser:
                 if not self._stopping.is_set():
                     raise
             finally:
-                self._told.discard(name)
+                if name not in self._elsewhere:  # that one is asked to erase next
+                    self._letting_go.discard(name)
 
     async def _empty_memory(self) -> None:
         """Let all aggregates leave memory that were read before; busy ones when they rest."""
