@@ -21,6 +21,7 @@ from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.archiving import Archived, Archiver, ArchiveRule
 from ..stores.contract.backend import Archives
+from ..stores.contract.outside import LogReader, TellsKinds
 from .options import DONE, FAILED, USAGE, log_file, whole
 from .output import say, tell
 from .printing import counted
@@ -119,10 +120,7 @@ def _run(options: argparse.Namespace) -> int:
     _tell(done, options)
     if not done.streams:
         with options.file.outside(ports).log_reader() as reader:
-            known = {each.name for each in reader.event_types()}
-        for name in rule.closed_by:
-            if name not in known:
-                tell(f"the log has no event that is stored as {name!r}: look for a slip of the pen")
+            _tell_slips(rule, reader)
     return DONE if done.is_shrunk else FAILED
 
 
@@ -136,6 +134,20 @@ async def _archived(
         return await archiver.archive(rule, progress, dry_run=True)
     async with archiver:
         return await archiver.archive(rule, progress)
+
+
+def _tell_slips(rule: ArchiveRule, log: LogReader) -> None:
+    """Name what the log has nothing of."""
+    kinds = log.kinds() if isinstance(log, TellsKinds) else [rule.kind]
+    if rule.kind not in kinds:
+        tell(
+            f"the log has no stream of the kind {rule.kind!r}, and has "
+            f"{', '.join(map(repr, kinds)) or 'none at all'}: look for a slip of the pen"
+        )
+    known = {each.name for each in log.event_types()}
+    for name in rule.closed_by:
+        if name not in known:
+            tell(f"the log has no event that is stored as {name!r}: look for a slip of the pen")
 
 
 def _tell(done: Archived, options: argparse.Namespace) -> None:

@@ -280,6 +280,8 @@ def health_routes(bounds: Health | None = None, *, details: bool = False) -> API
 
         told: dict[int | str, dict[str, Any]] = {503: {"description": says}}
         router.add_api_route(f"/{what}", answer, name=what, methods=["GET"], responses=told)
+        # Some that look after processes ask so. A path stands once in the OpenAPI page.
+        router.add_api_route(f"/{what}", answer, methods=["HEAD"], include_in_schema=False)
 
     add("live", "Only a new start of the process helps.")
     add("ready", "Requests should go elsewhere at this moment.")

@@ -5,7 +5,9 @@ Rules: nothing is changed silently; who needs a text for a person gets the halve
 
 from __future__ import annotations
 
-__all__ = ["as_text", "is_text", "unfit"]
+import msgspec
+
+__all__ = ["as_text", "field_with_half_a_character", "is_text", "unfit"]
 
 
 def is_text(value: str) -> bool:
@@ -28,3 +30,15 @@ def unfit(value: str) -> str | None:
         return "a NUL"
     # Where it is the domain's own text it is most often of the first 128 characters.
     return None if value.isascii() or is_text(value) else "half a character"
+
+
+def field_with_half_a_character(message: msgspec.Struct) -> str | None:
+    """Give the first field of a message that has half a character in it, however deep."""
+    for name in message.__struct_fields__:
+        try:
+            msgspec.json.encode(getattr(message, name))
+        except UnicodeEncodeError:
+            return name
+        except Exception:  # it is of a type that JSON does not know: of something else
+            continue
+    return None

@@ -41,7 +41,7 @@ from ..model.stored import StoredEvent
 from ..runtime.safely import described
 from ..stores.contract.log import Write
 from .deliberation import Deliberation
-from .encoding import encode_and_fold, failed, failure_text, is_rejection
+from .encoding import encode_and_fold, failed, is_rejection, log_failure
 from .entries import Entry, Follower
 from .folded import Folded
 from .keys import KeyRecord
@@ -572,4 +572,4 @@ class Actor(Folded):
         # "Not run" is true whatever becomes of the events before it, so it leaves at once.
         self.kind.intake.refuse(mail, error)
         self.distrust()
-        self.kind.logger.error("%s", failure_text(error, self.kind.logger))
+        log_failure(self.kind.logger, error)

@@ -14,7 +14,14 @@ from typing import Any, TypeAlias, TypeGuard, cast
 
 import msgspec
 
-from ..errors import DeadlinePassed, EventUnread, HandlerFailed, NotRun, Rejected
+from ..errors import (
+    DeadlinePassed,
+    EngineError,
+    EventUnread,
+    HandlerFailed,
+    InvalidInput,
+    Rejected,
+)
 from ..model.aggregate import Aggregate
 from ..model.codec import NOTHING_KEPT, Cast, EventRegistry, Metadata, encode_metadata
 from ..model.decisions import Claim, UniqueValue
@@ -22,6 +29,7 @@ from ..model.joint import Share
 from ..model.messages import Event
 from ..model.personal import SNAPSHOTS, is_subject
 from ..model.stored import ENCODING_JSON, EventData
+from ..model.texts import field_with_half_a_character
 from ..model.timers import SetTimers
 from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
@@ -35,9 +43,9 @@ __all__ = [
     "FoldInto",
     "encode_and_fold",
     "failed",
-    "failure_text",
     "is_rejection",
     "joint_metadatas",
+    "log_failure",
     "metadatas_of",
 ]
 
@@ -133,8 +141,19 @@ def is_rejection(error: BaseException) -> TypeGuard[Rejected]:
     return code is not None and message is not None
 
 
-def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
-    """Give what the caller is told where the aggregate's own code has failed."""
+def failed(mail: Mail, stream: str, cause: BaseException) -> EngineError:
+    """Give what the caller is told where the aggregate's own code has failed.
+
+    A text that no store can hold comes from the caller: that is no fault of the code.
+    """
+    if isinstance(cause, UnicodeEncodeError) or isinstance(cause.__cause__, UnicodeEncodeError):
+        command = mail.envelope.command
+        where = field_with_half_a_character(command)
+        if where is not None:
+            return InvalidInput(
+                f"{type(command).__name__}.{where} has half a character (a lone surrogate), which "
+                f"cannot be stored. Nothing was written: send another text."
+            )
     if isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
         return cause
     why = "see the cause"
@@ -150,11 +169,13 @@ def failed(mail: Mail, stream: str, cause: BaseException) -> NotRun:
     return error
 
 
-def failure_text(error: NotRun, logger: logging.Logger) -> str:
-    """Give a failure as a line for the log, with the traceback of the host's code behind it."""
-    if error.__cause__ is None:
-        return str(error)
-    return f"{error}\n{traceback_text(error.__cause__, messages=shows_messages(logger))}"
+def log_failure(logger: logging.Logger, error: EngineError) -> None:
+    """Log a failure of the host's code, with its traceback; not what a caller has done wrong."""
+    text = str(error)
+    if error.__cause__ is not None:
+        text += f"\n{traceback_text(error.__cause__, messages=shows_messages(logger))}"
+    if not isinstance(error, InvalidInput):
+        logger.error("%s", text)
 
 
 def _unbound(kind: Kind[Any], mail: Mail, event: Event) -> HandlerFailed:

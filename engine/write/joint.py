@@ -33,7 +33,7 @@ from ..stores.contract.log import Write
 from .actor import Actor
 from .boundary import BoundaryActor, fold_into, parties_of
 from .deliberation import Deliberation
-from .encoding import encode_and_fold, failed, failure_text, is_rejection, joint_metadatas
+from .encoding import encode_and_fold, failed, is_rejection, joint_metadatas, log_failure
 from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
@@ -385,7 +385,7 @@ class Joint:
         error = failed(self.mail, self._streams(), cause)
         self._kind.intake.refuse(self.mail, error)
         self._distrust()
-        self._kind.logger.error("%s", failure_text(error, self._kind.logger))
+        log_failure(self._kind.logger, error)
 
     def _distrust(self) -> None:
         """Let all that stand still load again, as the host's code may have changed their states."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
@@ -143,7 +144,10 @@ async def live(watch: Watch) -> StreamingResponse:
     return await watch(AllTools())
 
 
-DRILL = {"tool_id": "t-1", "name": "drill", "part": {"name": "bit", "parts": []}}
+DRILL: dict[str, object] = {"tool_id": "t-1", "name": "drill", "part": {"name": "bit", "parts": []}}
+
+
+JSON = {"Content-Type": "application/json"}
 
 
 def client_of(served: FastAPI) -> httpx.AsyncClient:
@@ -226,6 +230,24 @@ async def test_what_is_no_such_command_is_refused_by_path_and_rule(
 
     assert wrong.status_code == 422
     assert says in wrong.json()["detail"][0]["msg"]
+
+
+@pytest.mark.parametrize("key", [{}, {"Idempotency-Key": '"k"'}])
+@pytest.mark.parametrize("part", ["name", "part"])
+async def test_half_a_character_is_a_fault_of_the_client(
+    client: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    key: dict[str, str],
+) -> None:
+    """Python's JSON lets it in, and it was a fault of the handler: 500 and a traceback."""
+    half: dict[str, object] = {"name": "\ud83d", "part": {"name": "\udc00", "parts": []}}
+    body = json.dumps({**DRILL, part: half[part]}).encode()
+
+    wrong = await client.post("/tools", content=body, headers={**JSON, **key})
+
+    assert (wrong.status_code, wrong.json()["code"], caplog.records) == (422, "invalid-input", [])
+    assert (await client.post("/tools", json=DRILL, headers=key)).status_code == 201
 
 
 async def test_a_stream_goes_on_from_what_its_client_had(client: httpx.AsyncClient) -> None:

@@ -135,8 +135,14 @@ async def test_fastapi_includes_them_with_its_own_engine(tmp_path: Path) -> None
     app.include_router(health_routes(details=True), prefix="/-")
     async with app.router.lifespan_context(app):
         ready, health = await asked(app, "/-/ready"), await asked(app, "/-/health")
-        live = await asked(app, "/-/live")
+        live, head = await asked(app, "/-/live"), await asked(app, "/-/ready", "HEAD")
+        other = await asked(app, "/-/ready", "POST")
 
     assert (live.json(), ready.json()) == ({"live": True}, {"ready": True, "failing": []})
     assert {one["name"] for one in health.json()["checks"]} > {"state", "lag.seconds"}
-    assert "/-/ready" in app.openapi()["paths"]
+    assert (head.status_code, head.headers["cache-control"], other.status_code) == (
+        200,
+        "no-store",
+        405,
+    )
+    assert [*app.openapi()["paths"]["/-/ready"]] == ["get"]

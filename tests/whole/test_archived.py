@@ -152,12 +152,17 @@ def test_the_command_says_what_it_would_move_and_moves_it(
     rule = ["--kind", "order", "--closed-by", "order-closed"]
     assert main(["archive", path, *rule, "--dry-run"]) == 0
     assert "15 events of 3 streams would be moved to" in capfd.readouterr().out
+    slip = ["--kind", "oder", "--closed-by", "order-close", "--dry-run"]
+    assert main(["archive", path, *slip]) == 0
+    told = capfd.readouterr().err
+    assert "no stream of the kind 'oder', and has 'order'" in told
+    assert "no event that is stored as 'order-close'" in told
     assert main(["archive", path, *rule, "--days", "1", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["events"] == 0
     assert main(["archive", path, *rule, "--json"]) == 0
-    told = json.loads(capfd.readouterr().out)
-    assert (told["streams"], told["events"], told["is_shrunk"]) == (3, 15, True)
-    assert told["cold"] == cold_path(path)
+    moved = json.loads(capfd.readouterr().out)
+    assert (moved["streams"], moved["events"], moved["is_shrunk"]) == (3, 15, True)
+    assert moved["cold"] == cold_path(path)
     assert main(["verify", path]) == 0
     assert "nothing is wrong: 27 events of 6 streams" in capfd.readouterr().out
     assert main(["sql", path, "SELECT payload FROM log WHERE position = 2", "--json"]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import cast
@@ -131,3 +132,66 @@ async def test_an_event_whose_reaction_is_wrong_is_parked_with_the_path(engine: 
 
     assert "Count.by must be an int, and is a str" in parked.cause
     assert (await engine.state(Counter, "c-1")).runs == 0
+
+
+class Label(Command):
+    jar: Id
+    text: str
+    by: str = ""
+
+
+class Wait(Command):
+    jar: Id
+    text: str
+
+
+class Labelled(Event, name="labelled"):
+    text: str
+
+
+class Jar(Aggregate, kind="jar"):
+    text: str = ""
+
+    @handles
+    def label(self, command: Label) -> Labelled:
+        if command.by == "handler":
+            return Labelled("\ud800")
+        return Labelled(command.text.encode().decode() if command.by else command.text)
+
+    @handles
+    async def wait(self, command: Wait) -> Decision[Labelled]:
+        await asyncio.sleep(0)
+        later = After(Label(command.jar, command.text), minutes=1)
+        return Decision(Labelled("wait"), timers=[later])
+
+    @applies
+    def labelled(self, event: Labelled) -> None:
+        self.text = event.text
+
+
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        (Label("j-1", "\udc80"), "text"),
+        (Label("j-1", "\udc80", "encodes"), "text"),
+        (Label("j-1", "fine", "\ud83d"), None),
+        (Wait("j-1", "\ud83d"), "text"),
+        (Label("j-1", "fine", "handler"), HandlerFailed),
+    ],
+)
+async def test_half_a_character_is_the_callers_fault_where_the_caller_gave_it(
+    command: Command, field: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Engine([Jar]) as engine:
+        await engine.execute(Label("j-1", "before"))
+        if field is None:
+            assert (await engine.execute(command)).version == 2  # no event has it
+            return
+        blamed = InvalidInput if isinstance(field, str) else HandlerFailed
+        with pytest.raises(blamed) as caught:
+            await engine.execute(command)
+        if isinstance(field, str):
+            assert f".{field} has half a character" in str(caught.value)
+        assert bool(caplog.records) == (blamed is HandlerFailed)
+        assert (await engine.state(Jar, "j-1")).text == "before"
+        assert (await engine.execute(Label("j-1", "after"))).version == 2

@@ -36,6 +36,7 @@ __all__ = [
     "Operations",
     "Rows",
     "Shell",
+    "TellsKinds",
     "TellsNextTimer",
     "ViewsReader",
 ]
@@ -210,6 +211,15 @@ class TellsNextTimer(Protocol):
 
     def next_timer(self) -> int | None:
         """Give when the next timer is to be tried, in µs; None if none waits."""
+        ...
+
+
+@runtime_checkable
+class TellsKinds(Protocol):
+    """A log that knows at little cost of which kinds its streams are."""
+
+    def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams, sorted."""
         ...
 
 

@@ -30,6 +30,7 @@ from ..log.reading import (
     pages_of_streams,
     read_feed,
     read_head,
+    read_kinds,
     read_streams,
     read_types,
     read_versions,
@@ -144,6 +145,13 @@ class PostgresLogReader:
         self._types = {
             number: EventType(name, version, hash_) for number, name, version, hash_ in rows
         }
+
+    def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams, sorted."""
+        return self._calls.run(self._kinds)
+
+    async def _kinds(self, link: Link) -> Sequence[str]:
+        return await read_kinds(link.line, self._place.log_schema)
 
     def checksum_at(self, position: int) -> int | None:
         """Give the checksum at a position, which need not fit what stands there."""

@@ -30,7 +30,7 @@ from ..files import Files, SystemFiles
 from ..log.claims import read_claims
 from ..log.cold import kept_after, read_archives
 from ..log.damage import read_wal
-from ..log.heads import read_head, read_log_id, read_types
+from ..log.heads import read_head, read_kinds, read_log_id, read_types
 from ..log.pages import read_feed, read_streams
 from ..log.schema import (
     CLAIMS_SINCE,
@@ -151,6 +151,11 @@ class SqliteLogReader:
         with self._reading() as connection:
             self._read_types(connection)
         return tuple(self._types.values())
+
+    def kinds(self) -> Sequence[str]:
+        """Give the kinds of its streams, sorted."""
+        with self._reading() as connection:
+            return sorted(read_kinds(connection))
 
     def checksum_at(self, position: int) -> int | None:
         """Give the checksum at a position, which need not fit what stands there."""
