@@ -34,11 +34,15 @@ def unfit(value: str) -> str | None:
 
 def field_with_half_a_character(message: msgspec.Struct) -> str | None:
     """Give the first field of a message that has half a character in it, however deep."""
-    for name in message.__struct_fields__:
-        try:
-            msgspec.json.encode(getattr(message, name))
-        except UnicodeEncodeError:
-            return name
-        except Exception:  # it is of a type that JSON does not know: of something else
-            continue
-    return None
+    fields = message.__struct_fields__
+    return next((name for name in fields if _has_half(getattr(message, name))), None)
+
+
+def _has_half(value: object) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return True
+    except Exception:  # it is of a type that JSON does not know: the fault is another one
+        return False
+    return False
