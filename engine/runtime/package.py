@@ -8,7 +8,6 @@ works under each name, also beside a user's own module that has the other one.
 from __future__ import annotations
 
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +36,9 @@ def bare_import(module: str, names: str) -> str:
 
 def release() -> str:
     """Give the release that is installed; "unknown" where it runs from a checkout."""
+    # It reads an archive's and a mail's form, and few ask for a release.
+    from importlib import metadata
+
     try:
         return metadata.version("foldline")
     except metadata.PackageNotFoundError:

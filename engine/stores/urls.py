@@ -8,36 +8,23 @@ where the process is at that moment, wherever it goes later. Nothing is made or 
 
 from __future__ import annotations
 
-import logging
 import re
+import sys
 import unicodedata
-from collections.abc import Callable
+from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from ..errors import DefinitionError
 from ..runtime.ports import Ports
 from .contract.backend import Backend
 from .contract.keys import KeyStore
 from .contract.log import Store
+from .contract.opener import MakeViews, Opener, OpenerOfTables
 from .contract.tables import Tables
-from .contract.views import ViewsStore
-from .dynamodb.address import SCHEME as DYNAMODB
-from .dynamodb.address import read_address as read_dynamodb_address
-from .dynamodb.calls import check_installed as check_dynamodb
-from .dynamodb.store import DynamoStore
-from .leased.backend import LeasedBackend
 from .memory import MemoryStore
 from .own import OwnBackend, views_in_memory
-from .postgres.address import SCHEMES, read_address
-from .postgres.backend import PostgresBackend
-from .postgres.driver import check_installed
-from .postgres.log.schema import schema_sql
-from .postgres.log.store import PostgresStore
-from .postgres.outside.tables import PostgresTables
-from .postgres.views.link import views_schema
-from .postgres.views.schema import views_sql
 from .sqlite.backend import SqliteBackend
 from .sqlite.files import beside, files_of
 from .sqlite.keys import SqliteKeys
@@ -46,10 +33,6 @@ from .sqlite.log.store import SqliteStore
 from .sqlite.outside.tables import SqliteTables
 from .sqlite.process.store import SqliteProcessStore
 from .sqlite.views.store import SqliteViews
-from .umadb.address import SCHEME as UMADB
-from .umadb.address import read_address as read_umadb_address
-from .umadb.calls import check_installed as check_umadb
-from .umadb.store import UmadbStore
 
 __all__ = [
     "StoreName",
@@ -71,7 +54,14 @@ _WRITERS: Final = {"thread": SqliteStore, "process": SqliteProcessStore}
 _OPTIONS: Final = (
     'the one option that there is: "?writer=thread" (as without it) or "?writer=process"'
 )
-_VIEWS_NOTE: Final = "-- The views. Leave this out if they are kept elsewhere.\n"
+_ROOMS: Final = {
+    "postgresql": "postgres",
+    "postgres": "postgres",
+    "umadb": "umadb",
+    "dynamodb": "dynamodb",
+}
+"""Schemes of servers, and the folder of each, which is imported when its URL is opened."""
+_WITH_TABLES: Final = "postgres"
 _SLASHES_TO_THE_ROOT: Final = 3
 _SCHEME: Final = re.compile(r"(sqlite|file|memory):", re.IGNORECASE)
 _URL: Final = re.compile(r"\s*([a-z][a-z0-9+.-]*://|(sqlite|file|memory):)", re.IGNORECASE)
@@ -111,15 +101,8 @@ def open_url(url: StoreName) -> Store:
         return SqliteStore(_checked(url, path))
     if url == "memory:":
         return MemoryStore()
-    if url.partition(":")[0] in SCHEMES:
-        check_installed()
-        return PostgresStore(read_address(url))
-    if url.partition(":")[0] == UMADB:
-        check_umadb()
-        return UmadbStore(read_umadb_address(url))
-    if url.partition(":")[0] == DYNAMODB:
-        check_dynamodb()
-        return DynamoStore(read_dynamodb_address(url))
+    if room := _room_of(url):
+        return _opener(room).open_store(url)
     scheme, _, rest = url.partition(":")
     if scheme != "sqlite" or not rest or rest == ":memory:":
         raise DefinitionError(
@@ -141,10 +124,12 @@ def open_backend(store: StoreName | Store, views: str | None = None) -> Backend:
     `views` is the URL of the views where they are kept elsewhere than the store does by itself.
     """
     opened = open_store(store)
-    if isinstance(opened, PostgresStore):
-        return PostgresBackend(opened, _views_elsewhere(views))
-    if isinstance(opened, UmadbStore | DynamoStore):
-        return LeasedBackend(opened, opened.address.name, _views_elsewhere(views))
+    for room in dict.fromkeys(_ROOMS.values()):
+        # A store of a room that nobody has imported is none of its kind.
+        if f"{__package__}.{room}" in sys.modules:
+            backend = _opener(room).open_backend(opened, _views_elsewhere(views))
+            if backend is not None:
+                return backend
     if views is not None:
         raise DefinitionError(
             "views= goes with a store in a server only: other stores know where their views are"
@@ -180,7 +165,7 @@ def open_keys(store: StoreName | Store, keys: str | KeyStore | None) -> KeyStore
     )
 
 
-def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore] | None:
+def _views_elsewhere(views: str | None) -> MakeViews | None:
     """Give what makes the views of a log that is not beside them."""
     if views is None:
         return None
@@ -200,14 +185,14 @@ def _views_elsewhere(views: str | None) -> Callable[[logging.Logger], ViewsStore
 
 def backend_of_text(text: str) -> Backend:
     """Give what a command is given: a path as a shell has it, or a store's URL."""
-    if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES):
+    if text.partition(":")[0] == "sqlite" or _room_of(text):
         return open_backend(text)
     return SqliteBackend(SqliteStore(path_of_text(text)))
 
 
 def store_of_text(text: str) -> StoreName:
     """Give what `Engine(store=...)` takes for what a command is given."""
-    if text.partition(":")[0] in ("sqlite", UMADB, DYNAMODB, *SCHEMES):
+    if text.partition(":")[0] == "sqlite" or _room_of(text):
         return text
     return Path(path_of_text(text))
 
@@ -229,9 +214,8 @@ def open_tables(text: str, ports: Ports) -> Tables:
 
     Raises DefinitionError for a URL that names neither.
     """
-    if text.partition(":")[0] in SCHEMES:
-        check_installed()
-        return PostgresTables(read_address(text), ports)
+    if _room_of(text) == _WITH_TABLES:
+        return _opener_of_tables().open_tables(text, ports)
     path = text.removeprefix("sqlite:")
     return SqliteTables(_checked(text, path), files_of(ports))
 
@@ -244,15 +228,28 @@ def sql_of_schema(url: str, *, since: int, role: str | None) -> str:
     With `role` also the rights of a role that engines connect as. Nothing is connected to. Raises
     DefinitionError for another store, and UsageError for a version or a role that there is not.
     """
-    if url.partition(":")[0] not in SCHEMES:
+    if _room_of(url) != _WITH_TABLES:
         raise DefinitionError(
             f"the store {_shown(url)} needs no SQL of people: this is for postgresql://..."
         )
-    schema = read_address(url).schema
-    log = schema_sql(schema, since=since, role=role)
-    if since:
-        return log
-    return f"{log}\n{_VIEWS_NOTE}\n{views_sql(schema, views_schema(schema), role=role)}"
+    return _opener_of_tables().sql_of_schema(url, since=since, role=role)
+
+
+# -- stores in servers ----------------------------------------------------------------------------
+
+
+def _room_of(url: str) -> str | None:
+    """Give the folder of the server that a URL names; None for another URL."""
+    return _ROOMS.get(url.partition(":")[0])
+
+
+def _opener(room: str) -> Opener:
+    module: Any = import_module(f"{__package__}.{room}.opener")
+    return cast("Opener", module)
+
+
+def _opener_of_tables() -> OpenerOfTables:
+    return cast("OpenerOfTables", _opener(_WITH_TABLES))
 
 
 # -- reading strictly -----------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Final
 
 import apsw
-import apsw.ext
 import msgspec
 
 from ....errors import StoreRefused, UsageError
@@ -33,9 +32,6 @@ ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 """All values of an answer together."""
 STEPS_PER_LOOK: Final = 10_000
 """Steps of SQLite's machine between two looks at the time; a second has some million."""
-
-
-_extras: Any = apsw.ext  # whose types are not all known
 
 
 class JoinedTable(msgspec.Struct, frozen=True):
@@ -159,8 +155,12 @@ class LogAndViews:
         return Rows(names, rows[:rows_max], len(rows) > rows_max)
 
     def _check_single(self, statement: str) -> None:
-        rest = _extras.query_info(self._connection, statement).query_remaining
-        if rest is not None and _extras.query_info(self._connection, rest).has_vdbe:
+        # Each engine imports this file, and only who asks needs what reads statements.
+        import apsw.ext
+
+        extras: Any = apsw.ext  # whose types are not all known
+        rest = extras.query_info(self._connection, statement).query_remaining
+        if rest is not None and extras.query_info(self._connection, rest).has_vdbe:
             raise UsageError("there is more than one statement here: give them one by one")
 
     def _hint(self) -> str:
