@@ -23,6 +23,7 @@ from .points import EVERY, Every, places
 from .sweep import (
     Finding,
     run_worlds,
+    tell_nothing,
     try_duties_seed,
     try_joining_seed,
     try_mixing_seed,
@@ -42,6 +43,7 @@ def main() -> int:
         os.environ["PYTHONHASHSEED"] = "0"
         command = [sys.executable, "-m", __package__ or "", *sys.argv[1:]]
         return subprocess.run(command, check=False).returncode
+    tell_nothing()
     options = _options()
     if options.every:
         return max(_try_every(options, every) for every in options.every)

@@ -8,6 +8,7 @@ with its number, so that any process can run it, and gives the same.
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import multiprocessing
 from collections.abc import Callable, Generator, Iterable
 from itertools import islice
@@ -30,6 +31,7 @@ __all__ = [
     "Finding",
     "counts_of",
     "run_worlds",
+    "tell_nothing",
     "try_duties_seed",
     "try_joining_seed",
     "try_mixing_seed",
@@ -140,6 +142,14 @@ def _try_some(world: Callable[[int], Finding], numbers: list[int]) -> list[Findi
     return [world(number) for number in numbers]
 
 
+def tell_nothing() -> None:
+    """Drop what tasks of a life that was killed say when they are collected, long behind it.
+
+    Their logger is one that fails, so it would be told on standard error, beside the findings.
+    """
+    logging.lastResort = None
+
+
 def run_worlds(
     world: Callable[[int], Finding], numbers: Iterable[int], jobs: int
 ) -> Generator[Finding]:
@@ -152,7 +162,9 @@ def run_worlds(
         yield from map(world, numbers)
         return
     context = multiprocessing.get_context("forkserver")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=tell_nothing
+    ) as pool:
         waiting: list[concurrent.futures.Future[list[Finding]]] = []
         try:
             while True:
