@@ -84,7 +84,7 @@ async def test_a_file_that_has_no_keys_is_refused_and_not_touched(tmp_path: Path
     with pytest.raises(StoreRefused, match="no file of keys"):
         async with hotel(f"sqlite:{tmp_path}/hotel.db", keys=f"sqlite:{tmp_path}/mine.db"):
             pass
-    assert (tmp_path / "mine.db").read_bytes()[100:] == before[100:]
+    assert (tmp_path / "mine.db").read_bytes() == before
 
 
 def _flip(sealed: bytes) -> bytes:
@@ -323,3 +323,62 @@ async def test_no_slip_in_a_shell_takes_a_key_away(tmp_path: Path) -> None:
     shell.close()
     async with hotel(store) as engine:
         assert (await engine.state(Guest, "g-1")).name == NAME
+
+
+HOSTILE = {
+    "swallows new keys": "CREATE TRIGGER q BEFORE INSERT ON keys BEGIN SELECT RAISE(IGNORE); END",
+    "keeps what is destroyed": """
+        CREATE TRIGGER q BEFORE UPDATE ON keys BEGIN SELECT RAISE(IGNORE); END""",
+    "notes secrets": """
+        CREATE TRIGGER q AFTER INSERT ON keys
+        BEGIN
+            INSERT INTO erasures VALUES (NULL, new.subject, 0, 0, hex(new.secret), NULL, 1);
+        END""",
+}
+
+
+@pytest.mark.parametrize("statement", HOSTILE.values(), ids=HOSTILE)
+async def test_no_trigger_in_a_file_of_keys_fires(tmp_path: Path, statement: str) -> None:
+    store, keys = f"sqlite:{tmp_path}/hotel.db", str(tmp_path / "hotel.keys.db")
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    shell: Any = apsw.Connection(keys)
+    shell.execute(statement)
+    shell.close()
+    async with hotel(store) as engine:
+        await engine.execute(Register("g-3", NAME))
+        erasure = await engine.personal.erase("guest:g-1")
+        assert (erasure.keys, erasure.number) == (1, 1)
+
+    shell = apsw.Connection(keys)
+    destroyed = "SELECT count(*) FROM keys WHERE subject = 'guest:g-1' AND secret IS NULL"
+    assert shell.execute(destroyed).fetchall() == [(1,)]
+    shell.close()
+    async with hotel(store) as engine:
+        assert (await engine.state(Guest, "g-3")).name == NAME
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE keys RENAME TO other; CREATE VIEW keys AS SELECT * FROM other",
+        "ALTER TABLE erasures ADD COLUMN more TEXT AS (reason)",
+        "CREATE VIEW more AS SELECT secret FROM keys",
+        "DROP INDEX keys_by_subject",
+    ],
+)
+async def test_keys_of_another_schema_are_refused(tmp_path: Path, statement: str) -> None:
+    """Also by who only reads them."""
+    store, log = f"sqlite:{tmp_path}/hotel.db", tmp_path / "hotel.db"
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    shell: Any = apsw.Connection(str(tmp_path / "hotel.keys.db"))
+    shell.execute(statement)
+    shell.close()
+    with pytest.raises(StoreRefused, match="another schema"):
+        async with hotel(store):
+            pass
+    _, vault = _form_and_vault(tmp_path)
+    with pytest.raises(StoreRefused, match="another schema"):
+        await vault.open(Ports(), _log_id(log), only_reads=True)
+    await vault.close()

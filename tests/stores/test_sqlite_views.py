@@ -159,11 +159,15 @@ def test_a_setting_that_does_not_take_is_refused() -> None:
         ("pragma application_id=7", "is not a file of views"),
     ],
 )
-async def test_a_strangers_file_is_refused(path: str, spoil: str, message: str) -> None:
+async def test_a_strangers_file_is_refused_and_not_changed(
+    path: str, spoil: str, message: str
+) -> None:
     apsw.Connection(path).execute(spoil)
+    before = Path(path).read_bytes()
 
     with pytest.raises(StoreRefused, match=message):
         await Wired(Log(), path).open()
+    assert Path(path).read_bytes() == before
 
 
 async def test_a_file_that_is_no_database_is_refused(path: str) -> None:

@@ -3,8 +3,10 @@
 Rules: what is destroyed is overwritten: SQLite zeroes what it deletes (`secure_delete`), and the
 write-ahead log is merged and cut to nothing before a destruction is told. One connection reads, in
 the event loop, without ever waiting for the one that writes, in a worker. The file has mode 0600,
-names its log, and is no part of the log's files: nothing here copies it. It is believed while its
-name leads to the file that was opened: a key in another one would be found by nobody.
+names its log, and is no part of the log's files: nothing here copies it. It is believed if it has
+the schema of ours, and no trigger of it fires here: one could swallow a key, or keep one that was
+destroyed. It is believed while its name leads to the file that was opened: a key in another one
+would be found by nobody.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from .connection import (
 )
 from .files import files_of
 from .place import Place
+from .shape import check_shape, harden, made, read_shape
 
 __all__ = ["SqliteKeys"]
 
@@ -128,7 +131,10 @@ class SqliteKeys:
         files = files_of(ports)
         with self._failures("opened"):
             connection = self._writer = open_writer(files, self._path)
+            harden(connection)
             set_pragma(connection, "busy_timeout", BUSY_MS)
+            if not _is_empty(connection):
+                self._check(connection, log_id)  # before anything of a stranger's file is changed
             for pragma, value in () if self._path == MEMORY else durable_settings():
                 set_pragma(connection, pragma, value)
             set_pragma(connection, "secure_delete", 1)
@@ -142,8 +148,7 @@ class SqliteKeys:
         return int(largest)
 
     def _make(self, connection: apsw.Connection, log_id: str) -> None:
-        [(tables,)] = run(connection, "SELECT count(*) FROM sqlite_schema")
-        if tables == 0:
+        if _is_empty(connection):
             run(connection, f"PRAGMA application_id={APPLICATION_ID}")
             for statement in _TABLES:
                 run(connection, statement)
@@ -160,6 +165,7 @@ class SqliteKeys:
             )
         with self._failures("opened"):
             self._reader = files_of(ports).connect(self._path, readonly=True)
+            harden(self._reader)
             set_reading(self._reader)
             self._check(self._reader, log_id)
             [(largest,)] = run(self._reader, _LARGEST)
@@ -169,6 +175,7 @@ class SqliteKeys:
         [(application,)] = run(connection, "PRAGMA application_id")
         if application != APPLICATION_ID:
             raise StoreRefused(f"{self._path} is no file of keys: nothing was changed")
+        check_shape(connection, self._path, read_shape(connection, self._path), made(_TABLES))
         [(found,)] = run(connection, "SELECT log_id FROM about")
         if found != log_id:
             raise StoreRefused(
@@ -324,3 +331,9 @@ class SqliteKeys:
             raise StoreFailed(
                 f"the keys {self._path} could not be {what}: {error}", written=False, passes=True
             ) from error
+
+
+def _is_empty(connection: apsw.Connection) -> bool:
+    """Tell whether a file has nothing yet."""
+    [(objects,)] = run(connection, "SELECT count(*) FROM sqlite_schema")
+    return bool(objects == 0)

@@ -33,6 +33,7 @@ __all__ = [
     "claim",
     "drop_build",
     "empty_build",
+    "is_new_file",
     "make_build",
     "odd_tables",
     "open_file",
@@ -127,11 +128,23 @@ def real_name(table: str, number: int) -> str:
 # -- the file -----------------------------------------------------------------------------------
 
 
-def open_file(connection: Any, path: str, log_id: str) -> None:
-    """Make an empty file one of views, and bring an older one to today's schema."""
+def is_new_file(connection: Any, path: str) -> bool:
+    """Tell whether a file is empty; raise StoreRefused where it is of something else.
+
+    Nothing is changed, so it is asked before anything is set up.
+    """
     names = table_names(connection)
     application_id = _number(connection, "PRAGMA application_id")
     if not names and application_id == 0:
+        return True
+    if application_id != APPLICATION_ID or not {"views_meta", "checkpoints"} <= names:
+        raise StoreRefused(f"{path} is not a file of views: name another file, or move this one")
+    return False
+
+
+def open_file(connection: Any, path: str, log_id: str) -> None:
+    """Make an empty file one of views, and bring an older one to today's schema."""
+    if is_new_file(connection, path):
         with transaction(connection):
             run(connection, f"PRAGMA application_id={APPLICATION_ID}")
             for sql in (_META, *_SCHEMA):
@@ -139,14 +152,12 @@ def open_file(connection: Any, path: str, log_id: str) -> None:
             meta = (APPLICATION_ID, log_id, SCHEMA_VERSION)
             run(connection, "INSERT INTO views_meta VALUES (?, ?, ?)", meta)
         return
-    if application_id != APPLICATION_ID or not {"views_meta", "checkpoints"} <= names:
-        raise StoreRefused(f"{path} is not a file of views: name another file, or move this one")
     check_books(connection, path)
     schema = _number(connection, "SELECT schema_version FROM views_meta")
     if schema == 1:
         with transaction(connection):
             _from_the_first_schema(connection)
-    elif schema == SCHEMA_VERSION and "requests" not in names:
+    elif schema == SCHEMA_VERSION and "requests" not in table_names(connection):
         # Written while the second schema was in the making.
         with transaction(connection):
             run(connection, "ALTER TABLE builds ADD COLUMN builder TEXT")

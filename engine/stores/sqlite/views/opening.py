@@ -2,8 +2,8 @@
 
 Rules: views beside a log in SQLite are spoken for by the log's lock. Views that are kept elsewhere
 are not, and another log's engine would make them anew under the one that serves them. So whoever
-writes as an engine holds the file itself; who builds beside an engine does not. No table is known
-here.
+writes as an engine holds the file itself; who builds beside an engine does not. Of a stranger's
+file nothing is changed. No table is known here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import apsw
 from ....errors import StoreLocked
 from ..connection import BUSY_MS, IN_MEMORY, cut_wal, run, set_pragma
 from ..files import Files, Lock
+from .builds import is_new_file
 
 __all__ = ["hold_views", "scrub", "set_up"]
 
@@ -38,9 +39,12 @@ def hold_views(files: Files, path: str, connection: apsw.Connection) -> Lock:
         ) from None
 
 
-def set_up(connection: apsw.Connection, *, in_memory: bool, bytes_max: int | None) -> None:
-    """Set up a connection to write views, which may be bounded."""
+def set_up(
+    connection: apsw.Connection, path: str, *, in_memory: bool, bytes_max: int | None
+) -> None:
+    """Set up a connection to write views, which may be bounded; refuse a stranger's file first."""
     set_pragma(connection, "busy_timeout", BUSY_MS)
+    is_new_file(connection, path)
     set_pragma(connection, "journal_mode", "memory" if in_memory else "wal")
     set_pragma(connection, "synchronous", 1)
     set_pragma(connection, "wal_autocheckpoint", 0)

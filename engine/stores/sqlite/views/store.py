@@ -162,7 +162,7 @@ class SqliteViews(TableReads):
         with failures(self._path, "opened", refused=True):
             connection = self._connection = open_writer(files_of(self._ports), self._path)
             memory = self._path == MEMORY
-            set_up(connection, in_memory=memory, bytes_max=self._bytes_max)
+            set_up(connection, self._path, in_memory=memory, bytes_max=self._bytes_max)
             if not memory and self._builder is None:
                 self._hold = hold_views(files_of(self._ports), self._path, connection)
             if not memory:
