@@ -53,6 +53,10 @@ class Place(Protocol):
         """Give a file; None where there is none."""
         ...
 
+    def size(self, name: str) -> int | None:
+        """Give the bytes that a file has; None where there is none."""
+        ...
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole; raise StoreFailed."""
         ...
@@ -105,6 +109,11 @@ class FolderPlace:
         with self._telling("read"):
             return self._folder.read(name)
 
+    def size(self, name: str) -> int | None:
+        """Give the bytes that a file has."""
+        with self._telling("read"):
+            return self._folder.size(name)
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, synced."""
         with self._telling("written"):
@@ -152,6 +161,10 @@ class StreamPlace:
         return ()
 
     def read(self, name: str) -> bytes | None:  # noqa: ARG002 - of the protocol
+        """Give nothing: what was written is gone."""
+        return None
+
+    def size(self, name: str) -> int | None:  # noqa: ARG002 - of the protocol
         """Give nothing: what was written is gone."""
         return None
 

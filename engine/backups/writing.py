@@ -1,10 +1,10 @@
 """A backup that is written: what a log is copied into, segment by segment.
 
 Rules: a segment is on the disk before a manifest names it, and each manifest is a backup of its own
-position. So a backup that was killed is one up to its last segment, and goes on from there. What is
-there already is not written again; the last segment alone, where it is small, goes into the next
-one. What no manifest names any more is removed last. Everything is in memory only as one segment,
-but for the timers, which are packed.
+position. Nothing is added to a backup that lacks one of its files. So a backup that was killed is
+one up to its last segment, and goes on from there. What is there already is not written again; the
+last segment alone, where it is small, goes into the next one. What no manifest names any more is
+removed last. Everything is in memory only as one segment, but for the timers, which are packed.
 """
 
 from __future__ import annotations
@@ -113,12 +113,28 @@ class BackupTarget:
                 f"{self.name} has a backup of the log {found.log_id}, and this is {log_id}: name "
                 f"another folder. Nothing was changed"
             )
+        for segment in found.segments:
+            self._look_at(segment.file)
         # What goes along is that of before until there is a new one.
         self._segments, self._beside = list(found.segments), list(found.beside)
         self._types, self._recorded = found.types, found.recorded
         if self._segments:
             self._mark = self._segments[-1].after
         return self._mark
+
+    def _look_at(self, file: File) -> None:
+        """Refuse to go on behind a file that is gone: nothing could be restored, and all seem well.
+
+        What goes along is written anew each time, so that nobody need miss it.
+        """
+        size = self._place.size(file.name)
+        if size != file.size:
+            what = "is not there" if size is None else f"has {size} bytes, not {file.size}"
+            raise StoreRefused(
+                f"{file.name} of the backup {self.name} {what}: somebody has removed or changed "
+                f"it, and no log can be restored of the rest. Put it back, or begin a new backup "
+                f"in another folder. Nothing was changed"
+            )
 
     def add(
         self, events: Sequence[StoredEvent], types: Sequence[EventType], before: Mark, after: Mark

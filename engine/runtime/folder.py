@@ -77,6 +77,13 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def size(self, name: str) -> int | None:
+        """Give how many bytes a file has; None where there is none."""
+        try:
+            return Path(self.path, name).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file whole, in place of one of that name; it is on the disk then."""
         partial = str(Path(self.path, name + PARTIAL))

@@ -219,6 +219,35 @@ async def test_a_folder_takes_backups_of_one_history_only(new: NewStore, tmp_pat
     assert manifest(folder) == before
 
 
+@pytest.mark.parametrize("which", [0, 1, -1])
+@pytest.mark.parametrize("left", [None, 0, 100])
+async def test_nothing_is_added_to_a_backup_that_lacks_one_of_its_files(
+    new: NewStore, tmp_path: Path, which: int, left: int | None
+) -> None:
+    """It said "backed up" each night, of what nobody could restore."""
+    source, folder = new("sqlite"), tmp_path / "backup"
+    await claimed(source, 70)
+    backed_up(source, folder, segment_events=14)
+    before = manifest(folder)
+    gone = folder / before.segments[which].file.name
+    whole = gone.read_bytes()
+    gone.unlink()
+    if left is not None:
+        gone.write_bytes(whole[:left])
+    for more in (0, 3):
+        await append(source, more)
+        with pytest.raises(StoreRefused, match=rf"{gone.name} of .*(is not there|has {left} byte)"):
+            backed_up(source, folder, segment_events=14)
+        assert manifest(folder) == before
+
+    gone.write_bytes(whole)
+    (folder / before.beside[0].name).unlink()  # of which there is a new one each time
+    assert backed_up(source, folder, segment_events=14).position == 73
+    target = new("sqlite")
+    restored(folder, target)
+    assert log_of(target) == log_of(source)
+
+
 async def test_a_folder_of_something_else_and_one_in_use_are_refused(
     new: NewStore, tmp_path: Path
 ) -> None:
