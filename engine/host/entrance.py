@@ -13,6 +13,7 @@ import os
 from typing import NoReturn
 
 from ..errors import Closed, UsageError
+from ..runtime.loops import running_loop
 from .supervisor import Life
 
 __all__ = ["Entrance"]
@@ -35,9 +36,9 @@ class Entrance:
     def open(self) -> None:
         """Let calls come in from this loop and this process, and from no other for ever.
 
-        Raises UsageError where that was done before.
+        Raises UsageError where that was done before, and without a loop of asyncio.
         """
-        here = asyncio.get_running_loop(), _process
+        here = running_loop("an engine"), _process
         # One step, also where two threads start one engine: the first has it.
         if self._life.state != "new" or self._opened.setdefault("here", here) is not here:
             raise UsageError("an engine is started once: make a new Engine for the next start")

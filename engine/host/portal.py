@@ -33,6 +33,7 @@ from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
 from ..model.given import as_seconds
 from ..model.messages import Command, Envelope, Query, Receipt
 from ..retry import Retry
+from ..runtime.loops import own_context
 from ..runtime.native import in_turn, is_patched, result_of, start_native
 from ..runtime.safely import as_error
 from ..write.bulk import as_taken, check_many, enveloped
@@ -288,7 +289,7 @@ class Portal:
         inner = function()
         waiting = _without_exit(inner)
         try:
-            answer = asyncio.run_coroutine_threadsafe(waiting, loop)
+            answer = _begun(waiting, loop)
         except RuntimeError as error:
             waiting.close()
             inner.close()
@@ -307,6 +308,11 @@ class Portal:
         except BaseException:
             answer.cancel()
             raise
+
+
+def _begun(waiting: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> Future[T]:
+    """Run a call on the loop, which is asyncio's, whatever runs where the caller is."""
+    return own_context().run(asyncio.run_coroutine_threadsafe, waiting, loop)
 
 
 async def _without_exit(waiting: Coroutine[Any, Any, T]) -> T:
@@ -352,7 +358,7 @@ class _LoopThread:
 
     def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
         """Run `await func(*args)` there; give what it gives."""
-        return result_of(asyncio.run_coroutine_threadsafe(func(*args), self.loop))
+        return result_of(_begun(func(*args), self.loop))
 
     def is_alive(self) -> bool:
         """Whether it is there: a process that was forked has it not."""

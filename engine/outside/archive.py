@@ -26,6 +26,7 @@ from ..model.upcasting import Retired, Upcasting
 from ..personal.vault import Vault, reading
 from ..queries.declared import answers_of
 from ..queries.past import Pasts, PastViews
+from ..runtime.loops import running_loop
 from ..runtime.ports import Ports
 from ..runtime.safely import safe_logger
 from ..stores.contract.keys import KeyStore
@@ -94,6 +95,7 @@ class Archive:
 
     async def __aenter__(self) -> Archive:
         """Open the file."""
+        running_loop("an Archive")
         await self._source.open()
         try:
             reads = reading(self._registry, self._ports, self._source.log_id)

@@ -26,6 +26,7 @@ from ..model.projection import Projection, ProjectionDefinition
 from ..model.projections import projections_of
 from ..queries.answers import Answers
 from ..queries.question import are_same, own
+from ..runtime.loops import running_loop
 from ..runtime.ports import Ports
 from ..runtime.ring import Ring
 from ..runtime.shared_call import SharedCall
@@ -132,6 +133,7 @@ class Onlooker:
         """Open the file, if it is there; raise UsageError where it is open."""
         if self._open:
             raise UsageError("this Onlooker is open already: make another one for a second use")
+        running_loop("an Onlooker")
         self._open = True
         try:
             await self._reader.open()

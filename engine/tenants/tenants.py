@@ -31,6 +31,7 @@ from ..engine import Engine
 from ..errors import Closed, DefinitionError, InvalidInput, Overloaded, UsageError
 from ..model.given import as_instance, as_seconds, as_whole, shown
 from ..runtime.futures import retrieve
+from ..runtime.loops import running_loop
 from ..runtime.ports import Ports, Worker
 from ..runtime.safely import as_error, described, safe_logger
 from ..runtime.uncancelled import uncancelled
@@ -161,8 +162,8 @@ class Tenants:
         """Make the folder, and begin to close what is idle."""
         if self._context is not None:
             raise UsageError("Tenants are entered once: make new ones")
+        self._loop = running_loop("a set of Tenants")
         self._context = contextvars.copy_context()
-        self._loop = asyncio.get_running_loop()
         self._worker = self._ports.workers.start("foldline tenants")
         await self._worker.run(self._stores.prepare)
         self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
