@@ -2,9 +2,10 @@
 
 Rules: whatever runs longer than the limit without giving the loop its turn is logged once, while
 it still runs, and again with its length when it is over. A stack names files, lines and source
-text, and no values. The watch asks the loop a few times a second and changes nothing in it; it
-cannot end what blocks. A block up to half as long again as the limit may pass unseen. Where the
-machine held up the whole process, the loop is not to blame, and nothing is logged.
+text, and no values. The same stack is logged once a minute at most. The watch asks the loop a few
+times a second and changes nothing in it; it cannot end what blocks. A block up to half as long
+again as the limit may pass unseen. Where the machine held up the whole process, or had no core for
+the loop, the loop is not to blame: nothing is logged, and nothing is counted.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 
@@ -19,6 +21,10 @@ from ..limits import Limits
 from ..runtime.ports import Ports, Watcher
 
 __all__ = ["LoopMonitor", "loop_watch"]
+
+_AGAIN_SECONDS: Final = 60.0
+_PLACES_MAX: Final = 100
+"""Stacks that are remembered; a host has few that block."""
 
 
 def loop_watch(ports: Ports, limits: Limits, logger: logging.Logger) -> LoopMonitor | None:
@@ -40,6 +46,10 @@ class LoopMonitor:
         self._busy = 0.0
         self._answered = True
         self._reported = False
+        self._logged = False
+        """Whether it was told of the block that goes on."""
+        self._told: dict[str, float] = {}
+        """When each stack was logged last."""
         self.blocked = 0
         """How often the loop was blocked for longer than the limit."""
 
@@ -56,11 +66,11 @@ class LoopMonitor:
         """Ask the loop, or see for how long it has not answered; runs in the watcher's thread."""
         held_up = self._was_held_up(now, busy)
         if self._answered:
-            if self._reported:
+            if self._logged:
                 self._logger.warning(
                     "the event loop goes on, after about %.1f s", now - self._asked
                 )
-            self._reported = False
+            self._reported = self._logged = False
             self._answered = False
             self._asked = now
             self._ask()
@@ -69,12 +79,23 @@ class LoopMonitor:
         elif not self._reported and now - self._asked >= self._seconds:
             self._reported = True
             self.blocked += 1
-            self._logger.warning(
-                "the event loop has been blocked for more than %d ms, and with it every aggregate "
-                "and the host: move this into a thread, or await it:\n%s",
-                self._seconds * 1_000,
-                stack(),
-            )
+            self._tell(now, stack())
+
+    def _tell(self, now: float, stack: str) -> None:
+        """Log what blocks, unless it was logged a short time ago: it may block at each command."""
+        if now - self._told.get(stack, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+            return
+        if len(self._told) >= _PLACES_MAX:
+            self._told.clear()
+        self._told[stack] = now
+        self._logged = True
+        self._logger.warning(
+            "the event loop has been blocked for more than %d ms, and with it every aggregate "
+            "and the host: move this into a thread, or await it (logged once a minute at most, "
+            "and counted each time in statistics().loop_blocked):\n%s",
+            self._seconds * 1_000,
+            stack,
+        )
 
     def _was_held_up(self, now: float, busy: float) -> bool:
         """Tell whether this thread came much too late although the process had little to do.

@@ -18,7 +18,15 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from ..errors import Closed
-from .native import NativeQueue, Pause, native_ident, native_sleep, start_native
+from .core_wait import CoreWait
+from .native import (
+    NativeQueue,
+    Pause,
+    native_ident,
+    native_sleep,
+    start_native,
+    system_thread_id,
+)
 
 __all__ = [
     "SystemClock",
@@ -234,6 +242,7 @@ class SystemWatcher:
     ) -> Callable[[], None]:
         """Call `check` every so many seconds until the function that this gives is called."""
         watched = native_ident()
+        waiting = CoreWait(system_thread_id())
         over = Pause()
 
         def stack() -> str:
@@ -243,7 +252,8 @@ class SystemWatcher:
 
         def watch() -> None:
             while not over.wait(every):
-                check(time.monotonic(), time.process_time(), stack)
+                now = time.monotonic()
+                check(now - waiting.seconds(now), time.process_time(), stack)
 
         thread = start_native(watch, "foldline watchdog")
 

@@ -29,6 +29,7 @@ __all__ = [
     "native_sleep",
     "result_of",
     "start_native",
+    "system_thread_id",
 ]
 
 T = TypeVar("T")
@@ -68,6 +69,11 @@ def native_ident() -> int:
     """Give the number of this thread of the system."""
     number: int = (_original("_thread", "get_ident") if is_patched() else threading.get_ident)()
     return number
+
+
+def system_thread_id() -> int:
+    """Give the number that the system has given this thread, as in Linux's `/proc/self/task`."""
+    return threading.get_native_id()
 
 
 def in_turn() -> AbstractContextManager[bool]:

@@ -168,7 +168,8 @@ class Watcher(Protocol):
     ) -> Callable[[], None]:
         """Call `check(now, busy, stack)` in another thread `every` so many seconds; give its end.
 
-        `now` is in seconds, and `busy` the seconds of processor time that the process has used.
+        `now` is in seconds, without those in which the watched thread waited for a core, where the
+        machine shows that. `busy` is the seconds of processor time that the process has used.
         `stack()` gives the stack of the thread that started this, as text.
         """
         ...

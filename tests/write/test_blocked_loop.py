@@ -85,6 +85,34 @@ async def test_a_machine_that_holds_up_the_whole_process_is_not_blamed_on_the_lo
         assert engine.statistics().loop_blocked == 1
 
 
+async def test_what_blocks_again_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    checks: list[Callable[[float, float, Callable[[], str]], None]] = []
+
+    class Watcher:
+        def start(self, check: Any, every: float) -> Callable[[], None]:
+            checks.append(check)
+            return checks.clear
+
+    async with items(Rates(), ports=Ports(watcher=Watcher())) as engine:
+
+        async def block(begin: float, stack: str) -> str:
+            caplog.clear()
+            for now in (begin, begin + 0.2):
+                checks[0](now, now, lambda: stack)
+            await asyncio.sleep(0)
+            checks[0](begin + 0.3, begin + 0.3, lambda: stack)
+            await asyncio.sleep(0)
+            return caplog.text
+
+        assert "first place" in await block(100.0, "first place")
+        assert "second place" in await block(110.0, "second place")
+        assert await block(120.0, "first place") == ""
+        assert "first place" in await block(160.5, "first place")
+        assert engine.statistics().loop_blocked == 4
+
+
 async def test_the_test_kit_runs_async_handlers() -> None:
     rates = Rates()
     scenario = given(Item, Priced(5))
