@@ -90,9 +90,27 @@ _metadata_decoder = msgspec.json.Decoder(Metadata)
 _NO_METADATA = Metadata()
 
 
+class _OfKey(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What `Metadata` has of a command that brings a key and nothing else; in the same order."""
+
+    key: str | None = None
+    fingerprint: int | None = None
+    events: int = 1
+    reply: msgspec.Raw = NOTHING_KEPT
+    sealed: str | None = None
+
+
 def encode_metadata(metadata: Metadata) -> bytes:
     """Give the bytes of the metadata."""
     return _encoder.encode(metadata)
+
+
+def encode_metadata_of_key(
+    key: str, fingerprint: int | None, events: int, reply: bytes | None, sealed: str | None
+) -> bytes:
+    """Give the bytes of metadata that has this alone: of most commands, in half of the time."""
+    kept = NOTHING_KEPT if reply is None else msgspec.Raw(reply)
+    return _encoder.encode(_OfKey(key, fingerprint, events, kept, sealed))
 
 
 def decode_metadata(stored: StoredEvent) -> Metadata:

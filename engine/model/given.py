@@ -21,7 +21,6 @@ __all__ = [
     "as_seconds",
     "as_text",
     "as_whole",
-    "is_plain_text",
     "made_twice",
     "shown",
 ]
@@ -67,11 +66,6 @@ def as_instance(what: str, value: object, cls: type[T]) -> T:
     if isinstance(value, cls):
         return value
     raise DefinitionError(f"{what}= is a {cls.__name__}, as {cls.__name__}(), not {shown(value)}")
-
-
-def is_plain_text(value: object, characters_max: int) -> bool:
-    """Tell at a glance that `as_text` gives a value as it is."""
-    return type(value) is str and value.isascii() and 0 < len(value) <= characters_max
 
 
 def as_text(what: str, value: object, characters_max: int | None = None) -> str:

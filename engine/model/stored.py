@@ -113,9 +113,19 @@ def checksum_of(
     knows the time of the one before, and the checksum is made before it. Lengths stand in the head,
     so that no byte can move from one field to the next.
     """
-    numbers = (version, event_version, recorded, encoding, len(payload), len(metadata))
-    texts = (name.encode(), stream.encode(), payload, metadata)
-    return crc32(b"%d %d %d %d %d %d %b %b\0%b%b" % (*numbers, *texts))
+    told = (
+        version,
+        event_version,
+        recorded,
+        encoding,
+        len(payload),
+        len(metadata),
+        name.encode(),
+        stream.encode(),
+        payload,
+        metadata,
+    )
+    return crc32(b"%d %d %d %d %d %d %b %b\0%b%b" % told)
 
 
 def verify(event: StoredEvent) -> None:

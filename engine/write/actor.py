@@ -445,15 +445,14 @@ class Actor(Folded):
         self.version = expected + len(datas)
         if self.kind.failpoint is not None:
             self.kind.failpoint("actor.folded")
-        write = Write(self.stream, expected, datas)
-        count = len(datas)
-        entry = Entry(self, self.incarnation, write, self.version, None, mail, size, count)
-        key = mail.envelope.key
+        write, version, count = Write(self.stream, expected, datas), self.version, len(datas)
+        key, record = mail.envelope.key, None
         if key is not None:
             assert mail.fingerprint is not None
-            entry.record = KeyRecord(mail.fingerprint, expected + 1, self.version, 0, mail.kept)
-            self.remember(key, entry.record)
-        entry.frozen = self._frozen(expected)
+            record = KeyRecord(mail.fingerprint, expected + 1, version, 0, mail.kept)
+            self.remember(key, record)
+        frozen = self._frozen(expected)
+        entry = Entry(self, self.incarnation, write, version, frozen, mail, size, count, record)
         if mail.claims or mail.timers is not None or mail.fired is not None or mail.led:
             entry.extras = [*extras_of(mail.claims, self.stream), *timers_of(mail, self.stream)]
             if mail.claims or mail.fired is not None:

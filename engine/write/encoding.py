@@ -23,7 +23,14 @@ from ..errors import (
     Rejected,
 )
 from ..model.aggregate import Aggregate
-from ..model.codec import NOTHING_KEPT, Cast, EventRegistry, Metadata, encode_metadata
+from ..model.codec import (
+    NOTHING_KEPT,
+    Cast,
+    EventRegistry,
+    Metadata,
+    encode_metadata,
+    encode_metadata_of_key,
+)
 from ..model.decisions import Claim, UniqueValue
 from ..model.joint import Share
 from ..model.messages import Event
@@ -79,9 +86,10 @@ def encode_and_fold(
         key = mail.envelope.key
         if kind.registry.sealer is not None:
             _seal_fingerprint(kind.registry, mail, [(f"{kind.definition.kind}:{state.id}", events)])
-        beside = mail.fingerprint, mail.claims
-        timers, fired = mail.timers, mail.fired
-        metadatas = metadatas_of(mail, len(events), key, *beside, timers=timers, fired=fired)
+        known, timers, fired = mail.fingerprint, mail.timers, mail.fired
+        metadatas = metadatas_of(
+            mail, len(events), key, known, mail.claims, timers=timers, fired=fired
+        )
     metadata, further_metadata = metadatas
     bindings, encode, bytes_max = kind.events, kind.registry.encode, kind.limits.event_bytes
     refold = Refold(state) if kind.debug and into is None else None
@@ -220,11 +228,10 @@ def metadatas_of(
     is_alone = not (traced or claims or parties or mail.depth)
     if is_alone and key is not None and timers is None and fired is None:
         # Most often so, and each command of a client with keys comes by here.
-        kept = NOTHING_KEPT if mail.kept is None else msgspec.Raw(mail.kept)
         sealed = mail.sealed
         if sealed is not None:
             fingerprint = 0
-        return encode_metadata(Metadata(key, fingerprint, events, reply=kept, sealed=sealed)), b""
+        return encode_metadata_of_key(key, fingerprint, events, mail.kept, sealed), b""
     first = further = b""
     own_headers = None if headers is None else dict(headers)
     trace = correlation, causation, principal, own_headers

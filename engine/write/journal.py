@@ -205,7 +205,7 @@ class Journal:
 
     def _next_batch(self) -> list[Entry]:
         entries: list[Entry] = []
-        events = size = 0
+        events = size = left_events = left_bytes = 0
         while self._gathered:
             entry = self._gathered[0]
             events += entry.events
@@ -213,14 +213,15 @@ class Journal:
             if entries and (events > self._limits.batch_events or size > self._limits.batch_bytes):
                 break
             entries.append(self._gathered.popleft())
-            self._left(entry)
+            left_events, left_bytes = events, size
+        self._left(left_events, left_bytes)
         assert self._gathered or self._gathered_events == self._gathered_bytes == 0
         return entries
 
-    def _left(self, entry: Entry) -> None:
-        """Count an entry out of what gathers; there is room again."""
-        self._gathered_events -= entry.events
-        self._gathered_bytes -= entry.size
+    def _left(self, events: int, size: int) -> None:
+        """Count entries out of what gathers; there is room again."""
+        self._gathered_events -= events
+        self._gathered_bytes -= size
         if not self.has_room and not self._lost:
             self.has_room = True
             self._room_again()
@@ -437,7 +438,7 @@ class Journal:
             if not any(owner in owners for owner in entry.owners):
                 kept.append(entry)
                 continue
-            self._left(entry)
+            self._left(entry.events, entry.size)
             error = Voided(decided_on_void(entry.owner.stream))
             error.__cause__ = cause
             self._void(entry, error)

@@ -24,7 +24,6 @@ from ..model.given import (
     as_seconds,
     as_text,
     as_whole,
-    is_plain_text,
     made_twice,
     shown,
 )
@@ -385,8 +384,9 @@ def _not_handled(given: object) -> str:
 def _is_own(envelope: Envelope) -> bool:
     """Tell at a glance that all in an envelope, the command aside, can be taken as it is."""
     key = envelope.key
+    # The key is looked at as `as_text` does, without its call: this is once for each command.
     return (
-        (key is None or is_plain_text(key, KEY_LENGTH_MAX))
+        (key is None or (type(key) is str and key.isascii() and 0 < len(key) <= KEY_LENGTH_MAX))
         and envelope.expected is None
         and envelope.correlation is None
         and envelope.causation is None

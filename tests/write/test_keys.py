@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import UsageError
+from engine.model.codec import NOTHING_KEPT, Metadata, encode_metadata, encode_metadata_of_key
 from engine.write.keys import KeyRecord, KeyWindow, id_from_key
 
 
@@ -17,6 +19,20 @@ def test_one_key_gives_one_id_for_ever() -> None:
     assert id_from_key("checkout-77") != id_from_key("checkout-78")
     with pytest.raises(UsageError, match="not NoneType: a request without an Idempotency-Key"):
         id_from_key(cast("str", None))
+
+
+@pytest.mark.parametrize("events", [1, 3])
+@pytest.mark.parametrize("reply", [None, b"null", b'{"seat":7}'])
+@pytest.mark.parametrize(("fingerprint", "sealed"), [(2**62, None), (0, "sealed"), (None, None)])
+def test_metadata_of_a_key_alone_are_stored_as_all_metadata_are(
+    events: int, reply: bytes | None, fingerprint: int | None, sealed: str | None
+) -> None:
+    kept = NOTHING_KEPT if reply is None else msgspec.Raw(reply)
+    every = Metadata("k-1", fingerprint, events, reply=kept, sealed=sealed)
+
+    assert encode_metadata_of_key("k-1", fingerprint, events, reply, sealed) == encode_metadata(
+        every
+    )
 
 
 def test_a_key_leaves_the_window_with_the_version_that_pushes_it_out() -> None:

@@ -404,40 +404,40 @@ def plan(
     for request in batch.requests:
         assert request.writes, "a request without a write has nothing to answer"
         refusal: Outcome | None = _conflict(request, now, versions, failed)
-        extras = request.extras
-        kinds = frozenset(map(type, extras)) if extras else _NO_KINDS
-        if refusal is None and TakeClaim in kinds:
-            refusal = book.refusal(extras)
-        if refusal is None and FiredTimer in kinds:
-            refusal = timers.refusal(extras)
-        if refusal is None and Unchanged in kinds:
-            refusal = tagged.refusal(extras)
+        extras, kinds = request.extras, _NO_KINDS
+        if extras:  # seldom, and this loop is a large part of a commit
+            kinds = frozenset(map(type, extras))
+            if refusal is None and TakeClaim in kinds:
+                refusal = book.refusal(extras)
+            if refusal is None and FiredTimer in kinds:
+                refusal = timers.refusal(extras)
+            if refusal is None and Unchanged in kinds:
+                refusal = tagged.refusal(extras)
         if refusal is not None:
             # Everything later on these streams was decided on what is not stored now.
             failed.update(write.stream for write in request.writes)
             outcomes.append(refusal)
             refused += 1
             continue
-        if not kinds.isdisjoint(_OF_TIMERS):
+        if extras and not kinds.isdisjoint(_OF_TIMERS):
             timers.apply(extras, firsts_of(request, position))
-        holds = not kinds.isdisjoint(_OF_CLAIMS)
-        after: list[int] = []
+        after: tuple[int, ...] = ()
         for write in request.writes:
-            version = write.expected
-            if holds:
-                book.apply([e for e in extras if e.stream == write.stream], position + 1)
-            for data in write.events:
+            stream, version, datas = write.stream, write.expected, write.events
+            if extras and not kinds.isdisjoint(_OF_CLAIMS):
+                book.apply([e for e in extras if e.stream == stream], position + 1)
+            for data in datas:
                 version += 1
                 position += 1
-                events.append(_stored(data, write.stream, version, position, recorded))
+                events.append(_stored(data, stream, version, position, recorded))
                 if data.tags:
                     kind = data.type
                     tagged.add(kind.name, data.tags)
                     tags += [(tag, position, kind.name, kind.version) for tag in data.tags]
-            if write.events:
-                now[write.stream] = version
-            after.append(version)
-        outcomes.append(Appended(position, tuple(after)))
+            if datas:
+                now[stream] = version
+            after = (*after, version) if after else (version,)
+        outcomes.append(Appended(position, after))
     assert position == head.position + len(events)
     return Plan(outcomes, events, now, book.changes, timers.changes, refused, tags)
 
@@ -474,25 +474,9 @@ def _conflict(
 def _stored(
     data: EventData, stream: str, version: int, position: int, recorded: int
 ) -> StoredEvent:
-    kind = data.type
+    kind, payload, metadata, encoding = data.type, data.payload, data.metadata, data.encoding
+    name, of = kind.name, kind.version
+    checksum = checksum_of(stream, version, name, of, recorded, encoding, payload, metadata)
     return StoredEvent(
-        position,
-        stream,
-        version,
-        kind.name,
-        kind.version,
-        recorded,
-        data.payload,
-        data.metadata,
-        data.encoding,
-        checksum_of(
-            stream,
-            version,
-            kind.name,
-            kind.version,
-            recorded,
-            data.encoding,
-            data.payload,
-            data.metadata,
-        ),
+        position, stream, version, name, of, recorded, payload, metadata, encoding, checksum
     )

@@ -265,8 +265,8 @@ def _lay(sending: Sending, write: Write, known: KnownTypes) -> bool:
         sending.encodings.append(encoding)
         sending.payloads.append(payload)
         sending.metadatas.append(metadata)
-        # `checksum_of`, without its call and its tuples: this is once for each event.
-        head = b"%d %d %d %d %d %d %b %b\0" % (
+        # `checksum_of`, without its call: this is once for each event.
+        told = (
             version,
             kind.version,
             recorded,
@@ -275,8 +275,10 @@ def _lay(sending: Sending, write: Write, known: KnownTypes) -> bool:
             len(metadata),
             kind.name.encode(),
             name,
+            payload,
+            metadata,
         )
-        sending.checksums.append(crc32(metadata, crc32(payload, crc32(head))))
+        sending.checksums.append(crc32(b"%d %d %d %d %d %d %b %b\0%b%b" % told))
     return True
 
 

@@ -9,7 +9,7 @@ another than its version's, is refused and not touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any, Final
@@ -18,6 +18,7 @@ import apsw
 import msgspec
 
 from ....errors import StoreFailed, StoreRefused
+from ....model.stored import StoredEvent
 from ..connection import run, transaction
 from ..shape import check_shape, harden, made, read_shape
 
@@ -37,6 +38,7 @@ __all__ = [
     "odd_triggers",
     "protect",
     "read_schema_version",
+    "rows_of",
 ]
 
 APPLICATION_ID: Final = 0x464C4431
@@ -380,15 +382,35 @@ def migrate(connection: Any, version: int, steps: Sequence[Sequence[str]] = MIGR
             raise
 
 
+def rows_of(
+    events: Sequence[StoredEvent],
+    streams: Mapping[str, tuple[int, int]],
+    types: Mapping[tuple[str, int], tuple[int, str]],
+) -> list[tuple[Any, ...]]:
+    """Give the rows of events; streams and types begin with their numbers."""
+    return [
+        (
+            event.position,
+            streams[event.stream][0],
+            event.version,
+            types[event.name, event.event_version][0],
+            event.recorded,
+            event.encoding,
+            event.payload,
+            event.metadata,
+            event.checksum,
+        )
+        for event in events
+    ]
+
+
 def insert_events(connection: Any, rows: Sequence[Sequence[Any]]) -> None:
     """Add rows to `events`, in few statements; raise what SQLite raises where one does not fit."""
     begin = 0
     while left := len(rows) - begin:
         size = left if left < _ROWS_STEP else min(left - left % _ROWS_STEP, _ROWS_MAX)
-        flat: list[Any] = []
-        for row in rows[begin : begin + size]:
-            assert len(row) == _COLUMNS, "a row has a value for each column"
-            flat += row
+        flat = list(chain.from_iterable(rows[begin : begin + size]))
+        assert len(flat) == size * _COLUMNS, "a row has a value for each column"
         connection.execute(_insert(size), flat).fetchall()
         check_inserted(connection, size)
         begin += size

@@ -65,6 +65,7 @@ from .schema import (
     migrate,
     protect,
     read_schema_version,
+    rows_of,
 )
 from .tags import RecentTags, add_tags, read_came
 from .timers import change_timers, read_standing
@@ -319,7 +320,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             planned = self._plan(connection, batch, believing=False)
         self._insert_types(connection, batch, planned)
         self._insert_streams(connection, planned)
-        insert_events(connection, [self._row(event) for event in planned.events])
+        insert_events(connection, rows_of(planned.events, self._streams, self._types))
         if planned.claims:
             change_claims(connection, planned.claims, lambda stream: self._streams[stream][0])
         add_tags(connection, planned.tags, self._types)
@@ -360,23 +361,26 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         return {stream: known[stream][1] for stream in streams if stream in known}
 
     def _insert_types(self, connection: Any, batch: Batch, planned: Plan) -> None:
-        for request, outcome in zip(batch.requests, planned.outcomes, strict=True):
-            if not isinstance(outcome, Appended):
-                continue
-            for write in request.writes:
-                for data in write.events:
-                    kind = data.type
-                    known = self._types.get((kind.name, kind.version))
-                    if known is None:
-                        self._insert_type(connection, kind)
-                    elif known[1] != kind.schema_hash and known[1] in kind.former:
-                        self._renew_type(connection, kind, known[0])
-                    elif known[1] != kind.schema_hash:
-                        raise StoreFailed(
-                            f"{kind.name} version {kind.version} is stored with schema {known[1]} "
-                            f"and comes with {kind.schema_hash}. Nothing was written.",
-                            written=False,
-                        )
+        # Events of one class share their type: each is looked at once.
+        kinds = {
+            id(data.type): data.type
+            for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
+            if isinstance(outcome, Appended)
+            for write in request.writes
+            for data in write.events
+        }
+        for kind in kinds.values():
+            known = self._types.get((kind.name, kind.version))
+            if known is None:
+                self._insert_type(connection, kind)
+            elif known[1] != kind.schema_hash and known[1] in kind.former:
+                self._renew_type(connection, kind, known[0])
+            elif known[1] != kind.schema_hash:
+                raise StoreFailed(
+                    f"{kind.name} version {kind.version} is stored with schema {known[1]} "
+                    f"and comes with {kind.schema_hash}. Nothing was written.",
+                    written=False,
+                )
 
     def _insert_type(self, connection: Any, kind: EventType) -> None:
         number = max(self._type_names, default=0) + 1
@@ -400,19 +404,6 @@ class SqliteStore(KeptBeside, SeenOnDisk):
                 self._next_stream += 1
         if new:
             insert_streams(connection, new)
-
-    def _row(self, event: StoredEvent) -> tuple[Any, ...]:
-        return (
-            event.position,
-            self._streams[event.stream][0],
-            event.version,
-            self._types[event.name, event.event_version][0],
-            event.recorded,
-            event.encoding,
-            event.payload,
-            event.metadata,
-            event.checksum,
-        )
 
     def _commit(self, connection: Any) -> None:
         try:
