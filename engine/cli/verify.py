@@ -20,7 +20,7 @@ from ..model.aggregate import definitions_of
 from ..outside.copying import CopyProgress
 from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
-from ..running import run
+from ..running import calm_collector, run
 from ..runtime.folder import Folder
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace) -> int:
         shown.end()
         say(_line(finding) if not options.json else msgspec.json.encode(finding).decode())
 
-    with ending_tidily():
+    with ending_tidily(), calm_collector():
         try:
             done = _verified(options, ports, shown, report)
         finally:

@@ -19,13 +19,14 @@ from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.outside import LogReader
 from .marked import marked
 
-__all__ = ["Compared", "compare_claims", "fold_claims"]
+__all__ = ["CLAIM_MARKS", "Compared", "compare_claims", "fold_claims"]
 
 _PAGE_EVENTS: Final = 1_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 _PAGE_CLAIMS: Final = 1_000
 _ATTEMPTS: Final = 20
-_MARKS: Final = (b'"claims"', b'"releases"')
+CLAIM_MARKS: Final = (b'"claims"', b'"releases"')
+"""One of which stands in the metadata of each event that says something of claims."""
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -40,7 +41,7 @@ class Compared(msgspec.Struct, frozen=True):
 
 def fold_claims(claims: dict[ClaimKey, HeldClaim], events: Sequence[StoredEvent]) -> None:
     """Bring claims from before some events to behind them; raise Damaged for odd metadata."""
-    for stored in marked(events, _MARKS):
+    for stored in marked(events, CLAIM_MARKS):
         metadata = decode_metadata(stored)
         for key in metadata.releases:
             if key in claims and claims[key].stream == stored.stream:

@@ -8,15 +8,16 @@ blocks that differ are read again, to name their rows. It only reads. Calls bloc
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
+from zlib import crc32
 
 from ..errors import StoreRefused
 from ..model.stored import StoredEvent
 from ..stores.contract.outside import LogReader
 from ..stores.contract.tags import TagForm, TagIndex, TagRow, rows_of
 
-__all__ = ["Difference", "TagCheck"]
+__all__ = ["Difference", "TagCheck", "TagSums"]
 
 _BLOCK: Final = 10_000
 """Positions whose rows are added up together."""
@@ -29,22 +30,61 @@ _Pages: TypeAlias = Callable[[int, int], Iterable[Sequence[StoredEvent]]]
 """Gives the events behind a position, up to another."""
 
 
+class TagSums:
+    """What events are to be found by, added up."""
+
+    def __init__(self, forms: Sequence[TagForm]) -> None:
+        """Take the forms by which the index was made."""
+        self._forms = {(form.name, form.version): form for form in forms}
+        self.sums: dict[int, int] = defaultdict(int)
+        """By blocks of positions; the same in each process."""
+        self.rows = 0
+
+    def __bool__(self) -> bool:
+        """Tell whether events can have tags at all."""
+        return bool(self._forms)
+
+    def see(self, page: Sequence[StoredEvent]) -> None:
+        """Add events."""
+        for row in self.rows_of(page):
+            self.rows += 1
+            self.add(row, 1)
+
+    def rows_of(self, page: Sequence[StoredEvent]) -> Iterator[TagRow]:
+        """Give the rows that events should have."""
+        for event in page:
+            if (event.name, event.event_version) in self._forms:
+                try:
+                    yield from rows_of([event], self._forms)
+                except StoreRefused:
+                    continue  # which no engine appends by this form: it is found by nothing
+
+    def add(self, row: TagRow, sign: int) -> None:
+        """Add a row, or take it away."""
+        block, hashed = row[1] // _BLOCK, crc32(repr(row).encode(errors="surrogatepass"))
+        self.sums[block] = (self.sums[block] + sign * hashed) & _MASK
+
+
 class TagCheck:
     """One walk over a log, and then over its index."""
 
     def __init__(self, log: LogReader) -> None:
         """Take the log; raises as its reads do. A log without an index has nothing to compare."""
         self._index = log if isinstance(log, TagIndex) else None
-        self._forms = _forms(self._index)
-        self._sums: dict[int, int] = defaultdict(int)
-        self.rows = 0
-        """How many the events that were seen should have."""
+        self.forms: Sequence[TagForm] = _forms(self._index)
+        """By which its index was made."""
+        self._log = TagSums(self.forms)
 
-    def see(self, page: Sequence[StoredEvent]) -> None:
-        """Add what events are to be found by."""
-        for row in self._rows(page) if self._forms else ():
-            self.rows += 1
-            self._add(row, 1)
+    @property
+    def rows(self) -> int:
+        """How many the events that were seen should have."""
+        return self._log.rows
+
+    def see(self, sums: Mapping[int, int], rows: int) -> None:
+        """Add the sums of events, of so many rows."""
+        self._log.rows += rows
+        for block, total in sums.items():
+            self._log.sums[block] = (self._log.sums[block] + total) & _MASK
 
     def differences(self, pages: _Pages, end: int, lost: Collection[int]) -> Iterator[Difference]:
         """Give the rows that only one of the two has, up to position `end`.
@@ -54,11 +94,11 @@ class TagCheck:
         if self._index is None:
             return
         for row in self._table(self._index, end):
-            self._add(row, -1)
-        odd = {block for block, total in self._sums.items() if total}
+            self._log.add(row, -1)
+        odd = {block for block, total in self._log.sums.items() if total}
         if odd:
             yield from self._named(self._index, pages, end, odd, lost)
-        if _forms(self._index) != self._forms:
+        if _forms(self._index) != self.forms:
             raise StoreRefused("it was made anew meanwhile: verify it once more")
 
     def _named(
@@ -70,20 +110,12 @@ class TagCheck:
             log = {
                 row
                 for page in pages(begin, min(begin + _BLOCK, end))
-                for row in self._rows(page)
+                for row in self._log.rows_of(page)
                 if row[1] // _BLOCK == block
             }
             mine = {row for row in table if row[1] // _BLOCK == block and row[1] not in lost}
             yield from ((row, True) for row in sorted(log - mine))
             yield from ((row, False) for row in sorted(mine - log))
-
-    def _rows(self, page: Sequence[StoredEvent]) -> Iterator[TagRow]:
-        for event in page:
-            if (event.name, event.event_version) in self._forms:
-                try:
-                    yield from rows_of([event], self._forms)
-                except StoreRefused:
-                    continue  # which no engine appends by this form: it is found by nothing
 
     def _table(self, index: TagIndex, end: int) -> Iterator[TagRow]:
         after = "", 0
@@ -91,11 +123,6 @@ class TagCheck:
             yield from (row for row in rows if row[1] <= end)
             after = rows[-1][:2]
 
-    def _add(self, row: TagRow, sign: int) -> None:
-        block = row[1] // _BLOCK
-        self._sums[block] = (self._sums[block] + sign * hash(row)) & _MASK
 
-
-def _forms(index: TagIndex | None) -> dict[tuple[str, int], TagForm]:
-    found = () if index is None else index.tag_forms()
-    return {(form.name, form.version): form for form in found}
+def _forms(index: TagIndex | None) -> Sequence[TagForm]:
+    return () if index is None else index.tag_forms()

@@ -23,6 +23,7 @@ from ..write.replying import carried_by
 from .marked import marked
 
 __all__ = [
+    "TIMER_MARKS",
     "ComparedTimers",
     "as_they_stand",
     "compare_timers",
@@ -35,7 +36,8 @@ _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 _PAGE_TIMERS: Final = 1_000
 _ATTEMPTS: Final = 10
-_MARKS: Final = (b'"timers"', b'"cancels"', b'"fired"')
+TIMER_MARKS: Final = (b'"timers"', b'"cancels"', b'"fired"')
+"""One of which stands in the metadata of each event that says something of timers."""
 
 
 class ComparedTimers(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class ComparedTimers(msgspec.Struct, frozen=True):
 
 def fold_timers(timers: dict[TimerKey, WaitingTimer], events: Sequence[StoredEvent]) -> None:
     """Bring timers from before some events to behind them; raise Damaged for odd metadata."""
-    for stored in marked(events, _MARKS):
+    for stored in marked(events, TIMER_MARKS):
         metadata = decode_metadata(stored)
         if metadata.fired is not None:
             stream, name, position = metadata.fired

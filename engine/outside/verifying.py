@@ -1,34 +1,31 @@
 """A log that is verified: every event, and whatever else must follow from the events.
 
-Rules: each event is compared with its checksum and its place, each version with the one before in
-its stream, times and keys with those before. Claims are folded and compared with their table,
-snapshots with their events, and the end of each stream with what its index finds. What is damaged
-is told and passed over, so that one run names all of it. It only reads, beside an engine or not,
-page by page; what is written meanwhile is not looked at. Calls block.
+Rules: stretches of events are looked at, by this thread or by other processes, and joined here in
+order: versions and times with those before, keys with all that are remembered. Claims are folded
+and compared with their table, snapshots with their events, and the end of each stream with what its
+index finds, where the index was not proved as a whole. What is damaged is told and passed over, so
+that one run names all of it. It only reads, beside an engine or not, page by page; what is written
+meanwhile is not looked at. Calls block.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
-from ..errors import ArchiveUnread, Damaged, EngineError, StoreFailed
+from ..errors import Damaged, EngineError, StoreFailed
 from ..limits import KEY_WINDOW
-from ..model.codec import UNDECODABLE
 from ..model.stored import Snapshot, StoredEvent
-from ..runtime.ahead import ahead
-from ..stores.contract.archiving import TellsArchives
 from ..stores.contract.claims import ClaimKey, HeldClaim
 from ..stores.contract.copying import CopySource
 from ..stores.contract.log import StreamRead
-from ..stores.contract.outside import LogReader
 from ..stores.contract.timers import FOREVER, TimerKey, WaitingTimer
 from ..stores.contract.verifying import Finding, Report, Structure, Wrong
 from ..write.snapshot import is_sound
 from .claims import fold_claims
+from .stretches import Alone, Crew, Lost, Met, Stretch, pages, stretches
 from .tags import TagCheck
 from .timers import fold_timers, timer_differences
 
@@ -36,25 +33,11 @@ __all__ = ["FINDINGS_MAX", "Verified", "verify_log"]
 
 FINDINGS_MAX: Final = 1_000
 """That are told; the rest is counted."""
-_PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 _ROWS: Final = 1_000
 _STREAMS_MAX: Final = 5_000_000
 _KEYS_MAX: Final = 5_000_000
 """Streams, and keys, that are remembered at a time."""
-_FAILED_MAX: Final = 1_000
-"""Reads in a row that fail since the store cannot be reached, before that is believed."""
-
-
-class _Keyed(msgspec.Struct):
-    """The key alone out of an event's metadata, which is read in a third of the time."""
-
-    key: str | None = None
-
-
-_keyed = msgspec.json.Decoder(_Keyed).decode
-_plain_key = re.compile(rb'\{"key":"([^"\\]*)"').match
-"""The key where an engine writes it, and as it is in JSON: found in a fifth of that time."""
 
 
 class Verified(msgspec.Struct):
@@ -94,13 +77,15 @@ def verify_log(
     *,
     window: Callable[[str], int | None] = lambda _: None,
     now: int = FOREVER,
+    crew: Crew | None = None,
 ) -> Verified:
     """Verify a log, and give what was looked at; each finding goes to `report`.
 
     `structure` is None for a backup, which has none. `window` gives the key window of a kind, and
     None where that is not known: then a key that comes again is counted, and not called wrong.
-    Timers that are due behind `now`, in µs, must be there. Raises StoreFailed where the store
-    cannot be reached at all.
+    Timers that are due behind `now`, in µs, must be there. `crew` is who looks at the events and at
+    the structure, this thread alone by itself. Raises StoreFailed where the store cannot be reached
+    at all.
     """
     done = Verified()
     told = _Told(report, done)
@@ -109,10 +94,8 @@ def verify_log(
         structure.whole(told.report, lane.rest)
         return done
     with source:
-        _Verifying(source, told, lane, window, now, by_index=structure is not None).run()
-    if structure is not None:
-        structure.whole(told.report, lane.rest)
-        done.unlooked += structure.unlooked()
+        crew = crew or Alone(source.log, structure, lane.rest)
+        _Verifying(source, told, lane, window, now, crew, by_index=structure is not None).run()
     return done
 
 
@@ -144,6 +127,7 @@ class _Verifying:
         lane: Lane,
         window: Callable[[str], int | None],
         now: int,
+        crew: Crew,
         *,
         by_index: bool,
     ) -> None:
@@ -153,9 +137,11 @@ class _Verifying:
         self._lane = lane
         self._window = window
         self._now = now
+        self._crew = crew
         self._by_index = by_index
         self._versions: dict[str, int] = {}
-        self._keys: dict[tuple[str, bytes], int] = {}
+        self._keys: dict[int, int] = {}
+        """The version at which each was met last, by a hash of stream and key."""
         self._claims: dict[ClaimKey, HeldClaim] = {}
         self._timers: dict[TimerKey, WaitingTimer] = {}
         self._tags: TagCheck | None = None
@@ -172,106 +158,103 @@ class _Verifying:
         done = self._told.done
         done.position = end = self._log.head().position
         self._begin_tags()
-        self._walk(0, end)
+        self._walk(end)
         done.streams = len(self._versions)
         self._tell_again()
-        self._compare_ends()
+        shape = self._crew.shape()
+        for finding in shape.findings:
+            self._told.report(finding)
+        if self._by_index and not shape.proves_indexes:
+            self._compare_ends()
         self._compare_snapshots()
         self._compare_tags(end)
         # Last, and together with what was written meanwhile: the table is of one moment.
         self._compare_claims(end)
+        done.unlooked += shape.unlooked
 
     # -- events -------------------------------------------------------------------------------
 
-    def _walk(self, after: int, end: int) -> None:
-        with ahead(_pages(self._log, after, end, self._is_lost)) as pages:
-            for page in pages:
-                self._look_at(page)
-                self._told.done.events += len(page)
-                self._lane.progress(page[-1].position, end)
-                self._lane.rest()
+    def _walk(self, end: int) -> None:
+        forms = () if self._tags is None else self._tags.forms
+        for stretch in self._crew.stretches(end, forms):
+            for lost in stretch.lost:
+                self._are_lost(lost)
+            if stretch.events:
+                self._join(stretch)
+            self._told.done.events += stretch.events
+            self._lane.progress(stretch.last, end)
 
-    def _is_lost(self, position: int, error: EngineError) -> None:
-        self._lost.add(position)
-        what = error.what if isinstance(error, Damaged) else str(error)
-        is_of_a_file = not self._by_index or isinstance(error, ArchiveUnread)
-        if is_of_a_file and what == self._told_last:
-            return  # of the same one, which a backup or a log has beside
-        self._told_last = what
-        wrong: Wrong = "missing" if "missing" in what else "event"
-        if isinstance(error, ArchiveUnread):
-            wrong = "archive"
-        self._told.say(wrong, f"the event at position {position}: {what}", position)
+    def _are_lost(self, lost: Lost) -> None:
+        self._lost.update(range(lost.first, lost.last + 1))
+        is_of_a_file = not self._by_index or lost.wrong == "archive"
+        for position in range(lost.first, lost.last + 1):
+            if is_of_a_file and lost.what == self._told_last:
+                return  # of the same one, which a backup or a log has beside
+            self._told_last = lost.what
+            text = f"the event at position {position}: {lost.what}"
+            self._told.say(lost.wrong, text, position)
 
-    def _look_at(self, page: Sequence[StoredEvent]) -> None:
-        # Most of the time of a run is spent in this loop.
-        versions, keys, recorded = self._versions, self._keys, self._recorded
-        for event in page:
-            stream, version, metadata = event.stream, event.version, event.metadata
-            before = versions.get(stream, 0)
-            if version != before + 1:
-                self._odd_version(event, before)
-            versions[stream] = version
-            if event.recorded < recorded:
-                text = f"{stream} version {version} was recorded before the event before it"
-                self._told.say("time", text, event.position, stream)
-            recorded = event.recorded
-            found = _plain_key(metadata)
-            if found is not None:
-                known = keys.get(place := (stream, found[1]))
-                if known is not None:
-                    self._look_at_known(event, known)
-                keys[place] = version
-            elif b'"key"' in metadata:
-                self._look_at_key(event)
-        self._recorded = recorded
-        self._fold(page)
+    def _join(self, stretch: Stretch) -> None:
+        """Join a stretch to those before."""
+        for finding in stretch.findings:
+            self._told.report(finding)
+        if stretch.begun < self._recorded:
+            met = stretch.met[0]
+            text = f"{met.stream} version {met.first} was recorded before the event before it"
+            self._told.say("time", text, met.position, met.stream)
+        self._recorded = stretch.ended
+        versions = self._versions
+        for met in stretch.met:
+            before = versions.get(met.stream, 0)
+            if met.first != before + 1:
+                self._odd_version(met, before)
+            versions[met.stream] = met.last
+        self._join_keys(stretch)
+        self._fold(stretch.carried)
         if self._tags is not None:
-            self._tags.see(page)
-        while len(keys) > _KEYS_MAX:
-            del keys[next(iter(keys))]
+            self._tags.see(stretch.tags, stretch.tag_rows)
         if len(versions) > _STREAMS_MAX:
             versions.clear()  # a stream then goes on from wherever it is
             self._told.done.unlooked.append(
-                f"versions across position {page[-1].position}: there are too many streams"
+                f"versions across position {stretch.last}: there are too many streams"
             )
 
-    def _odd_version(self, event: StoredEvent, before: int) -> None:
-        gap = event.version - before - 1
+    def _odd_version(self, met: Met, before: int) -> None:
+        gap = met.first - before - 1
         forgotten = not before and bool(self._told.done.unlooked)
         if forgotten or 0 < gap <= len(self._lost):
             return  # told already, by the positions that could not be read
-        text = f"{event.stream} goes from version {before} to {event.version}"
-        self._told.say("version", text, event.position, event.stream)
+        text = f"{met.stream} goes from version {before} to {met.first}"
+        self._told.say("version", text, met.position, met.stream)
 
-    def _look_at_key(self, event: StoredEvent) -> None:
-        try:
-            key = _keyed(event.metadata).key
-        except UNDECODABLE:
-            text = f"the metadata of {event.stream} version {event.version} cannot be read"
-            self._told.say("event", text, event.position, event.stream)
-            return
-        if key is None:
-            return
-        place = event.stream, key.encode()
-        known = self._keys.get(place)
-        if known is not None:
-            self._look_at_known(event, known)
-        self._keys[place] = event.version
+    def _join_keys(self, stretch: Stretch) -> None:
+        keys, known = stretch.keys, self._keys
+        fresh = len(set(keys.hashes)) == len(keys.hashes) and known.keys().isdisjoint(keys.hashes)
+        if fresh:
+            known.update(zip(keys.hashes, keys.versions, strict=True))
+        else:
+            for place, (hashed, version) in enumerate(zip(keys.hashes, keys.versions, strict=True)):
+                before = known.get(hashed)
+                if before is not None:
+                    stream = stretch.met[keys.met[place]].stream
+                    self._look_at_known(stream, version, keys.positions[place], before)
+                known[hashed] = version
+        for _ in range(len(known) - _KEYS_MAX):
+            del known[next(iter(known))]
 
-    def _look_at_known(self, event: StoredEvent, known: int) -> None:
+    def _look_at_known(self, stream: str, version: int, position: int, known: int) -> None:
         """Look whether a key may come again, which that of version `known` had."""
-        window = self._window(event.stream.partition(":")[0])
-        if known <= event.version - (window or KEY_WINDOW):
+        window = self._window(stream.partition(":")[0])
+        if known <= version - (window or KEY_WINDOW):
             return
         if window is None:
-            self._again.append(event.position)
+            self._again.append(position)
             return
         text = (
-            f"{event.stream} has the key of version {known} again at {event.version}, within "
+            f"{stream} has the key of version {known} again at {version}, within "
             f"the key window: the command was run twice"
         )
-        self._told.say("key", text, event.position, event.stream)
+        self._told.say("key", text, position, stream)
 
     def _tell_again(self) -> None:
         if self._again:
@@ -291,8 +274,6 @@ class _Verifying:
 
     def _compare_ends(self) -> None:
         """Ask the index for the last event of each stream."""
-        if not self._by_index:
-            return
         for begin in range(0, len(streams := list(self._versions)), _ROWS):
             some = streams[begin : begin + _ROWS]
             self._lane.rest()
@@ -369,11 +350,11 @@ class _Verifying:
             return
         self._told.done.tags = self._tags.rows
 
-        def pages(after: int, end: int) -> Iterator[Sequence[StoredEvent]]:
-            return _pages(self._log, after, end, lambda _position, _error: None)
+        def again(after: int, end: int) -> Iterator[Sequence[StoredEvent]]:
+            return pages(self._log, after, end, lambda _position, _error: None)
 
         try:
-            for (tag, position, _, _), is_in_log in self._tags.differences(pages, end, self._lost):
+            for (tag, position, _, _), is_in_log in self._tags.differences(again, end, self._lost):
                 name, verb = tag.partition(":")[0], "does not find" if is_in_log else "finds"
                 has = "that it has" if is_in_log else "that it has not"
                 text = f"the index of tags {verb} the event at position {position} by a tag {name}"
@@ -397,8 +378,10 @@ class _Verifying:
             text = f"the table of claims, or that of timers, cannot be read: {error}"
             self._told.say("claim", text)
             return
-        for page in _pages(self._log, end, head.position, self._is_lost):
-            self._fold(page)
+        for stretch in stretches(self._log, end, head.position, (), self._lane.rest):
+            for lost in stretch.lost:
+                self._are_lost(lost)
+            self._fold(stretch.carried)
         self._told.done.claims = len(self._claims)
         self._compare_timers(waiting)
         for key in sorted(self._claims.keys() | held.keys()):
@@ -435,42 +418,3 @@ _NOBODY: Final = HeldClaim("", "", "", 0)
 
 def _said(claim: HeldClaim | None) -> str:
     return "held by nobody" if claim is None else f"held by {claim.stream}"
-
-
-def _pages(
-    log: LogReader, after: int, end: int, lost: Callable[[int, EngineError], None]
-) -> Generator[Sequence[StoredEvent]]:
-    """Give the events up to a position; `lost` is told of each that cannot be read.
-
-    Raises StoreFailed where nothing can be read any more.
-    """
-    most, failed = _PAGE_EVENTS, 0
-    while after < end:
-        error: EngineError
-        try:
-            page = log.read_feed(after, events_max=min(most, end - after), bytes_max=_PAGE_BYTES)
-            error = Damaged(after + 1, "it is missing, though the log ends behind it")
-        except Damaged as damaged:
-            page, error = (), damaged
-        except StoreFailed as unread:
-            failed += 1
-            if unread.passes and failed > _FAILED_MAX:
-                raise
-            if most > 1:
-                most //= 2  # which event is it?
-                continue
-            page, error = (), unread
-        if page:
-            most, failed = min(4 * most, _PAGE_EVENTS), 0
-            yield page
-            after = page[-1].position
-        elif isinstance(error, ArchiveUnread) and error.whole and isinstance(log, TellsArchives):
-            kept = log.kept_after(after)
-            last = end if kept is None else min(end, kept - 1)
-            for position in range(after + 1, last + 1):
-                lost(position, error)  # one by one they would be asked for in vain
-            after = last
-        else:
-            after += 1
-            lost(after, error)
-            most = 1  # what stands beside it may be lost too: from there on in growing steps

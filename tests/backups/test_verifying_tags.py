@@ -12,7 +12,7 @@ import pytest_asyncio
 from engine import Engine
 from engine.model.stored import StoredEvent
 from engine.outside import tags
-from engine.outside.tags import TagCheck
+from engine.outside.tags import TagCheck, TagSums
 from engine.outside.verifying import verify_log
 from engine.runtime.ports import Ports
 from engine.stores.contract.verifying import Finding
@@ -103,7 +103,9 @@ async def test_an_index_that_is_made_anew_meanwhile_is_not_compared(path: Path) 
 
     with SqliteLogReader(str(path)) as log:
         check = TagCheck(log)
-        check.see(log.read_feed(0, events_max=9, bytes_max=1 << 20))
+        sums = TagSums(check.forms)
+        sums.see(log.read_feed(0, events_max=9, bytes_max=1 << 20))
+        check.see(sums.sums, sums.rows)
         changed(path, "UPDATE tag_forms SET fixed = '[]', fields = '[]' WHERE name = 'noted'")
         with pytest.raises(Exception, match="made anew meanwhile"):
             list(check.differences(pages, 3, []))

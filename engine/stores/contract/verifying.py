@@ -8,11 +8,13 @@ nobody has read.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-__all__ = ["Finding", "Report", "Structure", "Wrong"]
+from ...model.stored import StoredEvent
+
+__all__ = ["Finding", "ProvedPage", "ProvesPages", "Report", "Structure", "Wrong"]
 
 Wrong: TypeAlias = Literal[
     "event",
@@ -54,6 +56,28 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 Report: TypeAlias = Callable[[Finding], None]
 
 
+class ProvedPage(msgspec.Struct, frozen=True):
+    """Events in a row, each as it was written by its checksum, column by column."""
+
+    after: int
+    """The position before the first."""
+    streams: Sequence[str]
+    versions: Sequence[int]
+    recorded: Sequence[int]
+    metadata: Sequence[bytes]
+    events: Callable[[], Sequence[StoredEvent]]
+    """Makes them, for whoever needs more."""
+
+
+@runtime_checkable
+class ProvesPages(Protocol):
+    """A reader of a log that proves a page without making its events; its calls block."""
+
+    def proved(self, after: int, *, events_max: int, bytes_max: int) -> ProvedPage | None:
+        """Give a page behind a position; None where anything is odd: `read_feed` says what."""
+        ...
+
+
 class Structure(Protocol):
     """What a store's own shape is looked at by: files, pages, indexes, what stands beside the log.
 
@@ -70,4 +94,8 @@ class Structure(Protocol):
 
     def unlooked(self) -> Sequence[str]:
         """Give what could not be looked at, and why; known after `whole`."""
+        ...
+
+    def proves_indexes(self) -> bool:
+        """Tell whether `whole` found each event of the log in each of its indexes."""
         ...

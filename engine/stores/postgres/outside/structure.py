@@ -54,6 +54,10 @@ class PostgresStructure:
         """Give what this server does not look at."""
         return self._unlooked
 
+    def proves_indexes(self) -> bool:
+        """Tell that streams are to be compared through their index: amcheck may not be there."""
+        return False
+
     def before(self, report: Report) -> bool:
         """Look whether there is a log that this release reads."""
         try:

@@ -27,17 +27,34 @@ import msgspec
 from ....errors import Damaged
 from ....model.stored import ENCODING_JSON, StoredEvent, verify
 from ...contract.log import StreamPage, StreamRead
+from ...contract.verifying import ProvedPage
 from .behind import read_behind
 from .cold import MOVED, reach, thaw
 
-__all__ = ["Types", "read_feed", "read_selected", "read_streams"]
+__all__ = ["Types", "prove_feed", "read_feed", "read_selected", "read_streams"]
 
 Types: TypeAlias = Callable[[int], tuple[str, int]]
 """Gives name and version of an event type by its number; KeyError for an unknown one."""
 
-Numbers: TypeAlias = tuple[str | int, int, int, int, int, int, int, int, int, int]
-"""Stream (name or ordinal), position, version, type, recorded, encoding, checksum, and the lengths
-of payload, of metadata, and of all that the checksum is over; bytes."""
+
+class _Columns(NamedTuple):
+    """The numbers of a page, column by column: a list for each event takes longer to make."""
+
+    keys: list[str | int]
+    """Streams, by name or ordinal."""
+    positions: list[int]
+    versions: list[int]
+    types: list[int]
+    recorded: list[int]
+    encodings: list[int]
+    checksums: list[int]
+    payloads: list[int]
+    """Bytes of each, …"""
+    metadata: list[int]
+    """… and here, …"""
+    proved: list[int]
+    """… and of all that the checksum is over."""
+
 
 _Parameters: TypeAlias = tuple[int | str, int, int]
 """What is read, at most how many events, at most how many bytes."""
@@ -45,7 +62,7 @@ _Parameters: TypeAlias = tuple[int | str, int, int]
 _LENGTH_MAX: Final = 1_000_000_000
 """SQLite's own."""
 
-_numbers: Final = msgspec.json.Decoder(list[Numbers])
+_columns: Final = msgspec.json.Decoder(_Columns)
 _versions_of: Final = msgspec.json.Decoder(list[int]).decode
 
 _FEED: Final = (
@@ -94,9 +111,9 @@ _HARDLY: Final = (
     "(SELECT CASE WHEN (SELECT size FROM (SELECT {source} LIMIT 1)) * ?2 > ?3 THEN 0 ELSE ?2 END)"
 )
 _WHOLE: Final = (
-    "SELECT json_group_array(json_array(stream, {numbers}, payload, metadata, "
-    "octet_length(proved))), CAST(coalesce(group_concat(proved, ''), '') AS BLOB), ({versions}) "
-    "FROM ({rows})"
+    "SELECT json_array(json_group_array(stream), {numbers}, json_group_array(payload), "
+    "json_group_array(metadata), json_group_array(octet_length(proved))), "
+    "CAST(coalesce(group_concat(proved, ''), '') AS BLOB), ({versions}) FROM ({rows})"
 )
 _BY_ROW: Final = "SELECT CAST(stream AS BLOB), {numbers}, payload, metadata FROM ({rows})"
 
@@ -119,7 +136,8 @@ def _statements(source: str, versions: str) -> _Statements:
     lengths = "length(e.payload) AS payload, length(e.metadata) AS metadata, "
     whole = source.format(columns=_COLUMNS + lengths + _PROVED, types=_TYPES)
     rows = source.format(columns=_COLUMNS + "e.payload, e.metadata", types="")
-    one_row = partial(_WHOLE.format, numbers=_NUMBERS, versions=versions)
+    listed = ", ".join(f"json_group_array({name})" for name in _NUMBERS.split(", "))
+    one_row = partial(_WHOLE.format, numbers=listed, versions=versions)
     return _Statements(
         one_row(rows=f"SELECT {whole} {hardly}"),
         one_row(rows=f"SELECT {whole} {limit}"),
@@ -190,6 +208,44 @@ def read_feed(
     return events
 
 
+def prove_feed(
+    connection: Any, types: Types, after: int, events_max: int, bytes_max: int
+) -> ProvedPage | None:
+    """Prove the events after a position, in half the time in which they are read.
+
+    Gives None where a page has anything odd, or nothing: `read_feed` says what that is.
+    """
+    page = _FEED_PAGE.log
+    if left := _cold_first.get(connection, 0):
+        _cold_first[connection] = left - 1
+        page = _FEED_PAGE.cold
+    with suppress(*_ODD, apsw.Error):
+        text, blob, _ = _whole(connection, page, (after, events_max, bytes_max), ())
+        return _proved(after, _columns.decode(text), blob, types)
+    return None
+
+
+def _proved(after: int, page: _Columns, blob: bytes, types: Types) -> ProvedPage | None:
+    """Compare a page with its checksums and its order. Raises one of _ODD."""
+    metadatas: list[bytes] = []
+    view = memoryview(blob)
+    begin = 0
+    for checksum, metadata, proved in zip(page.checksums, page.metadata, page.proved, strict=True):
+        end = begin + proved
+        if crc32(view[begin:end]) != checksum:
+            return None
+        metadatas.append(blob[end - metadata : end])
+        begin = end
+    for kind in set(page.types):
+        types(kind)
+    streams = [str(key) for key in page.keys]
+    in_order = page.positions == list(range(after + 1, after + 1 + len(streams)))
+    if not (streams and in_order and {*page.encodings} == {ENCODING_JSON}):
+        return None
+    events = partial(_cut, page, blob, types, None)
+    return ProvedPage(after, streams, page.versions, page.recorded, metadatas, events)
+
+
 def read_selected(
     connection: Any, types: Types, positions: Sequence[int], bytes_max: int, at_least_one: bool
 ) -> Sequence[StoredEvent]:
@@ -219,8 +275,8 @@ def read_streams(
     found: list[list[StoredEvent]] = [[] for _ in reads]
 
     page, beside = _read(connection, _STREAMS_PAGE, parameters, types, reads)
-    for numbers, event in page:
-        ordinal = int(numbers[0])
+    for key, event in page:
+        ordinal = int(key)
         events = found[ordinal]
         expected = reads[ordinal].after + len(events) + 1
         if event.version != expected:
@@ -262,8 +318,8 @@ def _read(
     parameters: _Parameters,
     types: Types,
     reads: Sequence[StreamRead] | None = None,
-) -> tuple[Iterable[tuple[Sequence[Any], StoredEvent]], Sequence[int]]:
-    """Give the events of a page, each behind its numbers or its row, whose first is the stream.
+) -> tuple[Iterable[tuple[str | int, StoredEvent]], Sequence[int]]:
+    """Give the events of a page, each behind its stream.
 
     Where the page has streams by their ordinals, those are of `reads`; their versions come beside,
     or nothing where they are to be asked for. Each event is what was written, by its checksum;
@@ -292,11 +348,11 @@ def _at_once(
     types: Types,
     names: Sequence[str] | None,
     reads: Sequence[StreamRead] | None,
-) -> tuple[Iterable[tuple[Sequence[Any], StoredEvent]], Sequence[int]]:
+) -> tuple[Iterable[tuple[str | int, StoredEvent]], Sequence[int]]:
     """Give the events of a page, as `_read` does. Raises one of _ODD."""
     text, blob, versions = _whole(connection, page, parameters, reads or ())
-    numbers = _numbers.decode(text)
-    return zip(numbers, _cut(numbers, blob, types, names), strict=True), versions
+    columns = _columns.decode(text)
+    return zip(columns.keys, _cut(columns, blob, types, names), strict=True), versions
 
 
 def _whole(
@@ -327,14 +383,15 @@ _ODD: Final = (_Odd, KeyError, UnicodeDecodeError, msgspec.MsgspecError, apsw.SQ
 
 
 def _cut(
-    page: Sequence[Numbers], blob: bytes, types: Types, names: Sequence[str] | None
+    page: _Columns, blob: bytes, types: Types, names: Sequence[str] | None
 ) -> Sequence[StoredEvent]:
     """Cut a page into its events. Raises _Odd, and KeyError for an unknown type."""
     events: list[StoredEvent] = []
     known: dict[int, tuple[str, int]] = {}
     view = memoryview(blob)
     begin = 0
-    for key, position, version, kind, recorded, encoding, checksum, payload, metadata, all_ in page:
+    rows = zip(*page, strict=True)
+    for key, position, version, kind, recorded, encoding, checksum, payload, metadata, all_ in rows:
         end = begin + all_
         if crc32(view[begin:end]) != checksum or encoding != ENCODING_JSON:
             raise _Odd
@@ -365,7 +422,7 @@ def _row_by_row(
     types: Types,
     names: Sequence[str] | None,
     bytes_max: int,
-) -> Iterable[tuple[Sequence[Any], StoredEvent]]:
+) -> Iterable[tuple[str | int, StoredEvent]]:
     behind = read_behind(connection)
     thawed = 0
     for row in rows:
@@ -396,7 +453,7 @@ def _row_by_row(
             behind(position),
         )
         verify(event)
-        yield row, event
+        yield stream if names is None else key, event
         if thawed >= bytes_max:
             return  # the statement took these for empty
 

@@ -25,13 +25,14 @@ from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
 from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
+from ...contract.verifying import ProvedPage
 from ..connection import run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.claims import read_claims
 from ..log.cold import kept_after, read_archives
 from ..log.damage import read_wal
 from ..log.heads import read_head, read_kinds, read_log_id, read_types
-from ..log.pages import read_feed, read_streams
+from ..log.pages import prove_feed, read_feed, read_streams
 from ..log.schema import (
     CLAIMS_SINCE,
     MIGRATIONS,
@@ -185,6 +186,11 @@ class SqliteLogReader:
             return read_feed(connection, self._type, after, most, bytes_max)
 
         return self._read_page(read, events_max)
+
+    def proved(self, after: int, *, events_max: int, bytes_max: int) -> ProvedPage | None:
+        """Prove a page, as `ProvesPages.proved` says."""
+        with self._reading() as connection:
+            return prove_feed(connection, self._type, after, events_max, bytes_max)
 
     def read_streams(
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int

@@ -74,6 +74,7 @@ class SqliteStructure:
         self._path = path
         self._views = views
         self._files = files
+        self._proves_indexes = False
 
     def before(self, report: Report) -> bool:
         """Look at the log's head, its schema and its write-ahead log."""
@@ -136,7 +137,7 @@ class SqliteStructure:
 
     def whole(self, report: Report, rest: Callable[[], None]) -> None:
         """Look at every page of both files, and at what the views say of the log."""
-        self._look_at_pages(self._path, report, rest)
+        self._proves_indexes = self._look_at_pages(self._path, report, rest)
         self._look_at_about(self._path, report)
         self._look_at_cold(report, rest)
         if self._files.size(self._views) == 0:
@@ -190,17 +191,26 @@ class SqliteStructure:
         """Give nothing: all of both files is looked at."""
         return ()
 
-    def _look_at_pages(self, path: str, report: Report, rest: Callable[[], None]) -> None:
+    def proves_indexes(self) -> bool:
+        """Tell whether SQLite found each row of the log in each of its indexes."""
+        return self._proves_indexes
+
+    def _look_at_pages(self, path: str, report: Report, rest: Callable[[], None]) -> bool:
+        """Let SQLite look at a file; tell whether it finds nothing."""
+        is_sound = True
         try:
             with closing(self._connected(path)) as connection:
                 self._look_at_head(path, report)
                 connection.set_progress_handler(partial(_go_on, rest), _STEPS)
                 for (line,) in run(connection, f"PRAGMA integrity_check({_LINES_MAX})"):
                     if line != "ok":
+                        is_sound = False
                         text = f"{path} is malformed: {' '.join(str(line).split())}"
                         report(Finding(_kind_of(line), text, name=path))
         except (apsw.Error, OSError, UnicodeDecodeError, StoreRefused) as error:
+            is_sound = False
             report(_unread(path, error))
+        return is_sound
 
     def _look_at_views(self, report: Report) -> None:
         """Compare what the views say of their log with the log."""
