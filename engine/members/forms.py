@@ -81,7 +81,10 @@ class CommandForms:
         sure = self._sure.get(type(command))
         shape = () if sure is None else tuple(map(type, astuple(command)))
         try:
-            body = self._encoder.encode(command)
+            try:
+                body = self._encoder.encode(command)
+            except OverflowError:  # a whole number that MessagePack has no word for
+                body = encode_with_zones(command)
             if sure is not None and shape in sure:
                 return name, body  # most often so: it need not be read back
             arrived = self._decode(name, body)

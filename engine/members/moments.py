@@ -1,14 +1,14 @@
-"""Commands with moments that are not in UTC, on their way to the process that owns the log.
+"""Commands with values that MessagePack has no word for, on their way to the owner of the log.
 
-Rules: MessagePack knows moments in UTC alone. A command with others travels in a form of its own,
-in which each of them keeps its zone: a name (`ZoneInfo`) or an offset. A zone of any other kind
-that has no fixed offset is none that another process could make. This form is slower, and used for
-such commands only.
+Rules: MessagePack knows moments in UTC alone, and whole numbers of 64 bits. A command with others
+travels in a form of its own, in which each moment keeps its zone: a name (`ZoneInfo`) or an offset.
+A zone of any other kind that has no fixed offset is none that another process could make. This
+form is slower, and used for such commands only.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, Final, TypeVar, cast
 from zoneinfo import ZoneInfo
 
@@ -21,6 +21,9 @@ C = TypeVar("C")
 _WHOLE: Final = 1
 """The code of MessagePack's extension that is a whole command in this form."""
 _MOMENT: Final = 2
+_NUMBER: Final = 3
+_NUMBERS: Final = range(-(2**63), 2**64)
+"""What MessagePack has words for."""
 _HEADS: Final = frozenset((0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
 """First bytes of an extension; no command in the common form begins so."""
 _KEPT: Final = (bytes, datetime)
@@ -53,11 +56,13 @@ def decode_with_zones(body: bytes, cls: type[C]) -> C:
     whole = msgspec.msgpack.decode(body)
     if not isinstance(whole, msgspec.msgpack.Ext) or whole.code != _WHOLE:
         raise ValueError("another form of a command")
-    plain: object = msgspec.msgpack.decode(whole.data, ext_hook=_moment_of)
+    plain: object = msgspec.msgpack.decode(whole.data, ext_hook=_value_of)
     return msgspec.convert(plain, cls, builtin_types=_KEPT)
 
 
 def _with_extensions(value: Any) -> Any:
+    if type(value) is int and value not in _NUMBERS:
+        return msgspec.msgpack.Ext(_NUMBER, f"{value:x}".encode())
     if isinstance(value, datetime):
         return _extension_of(value)
     if isinstance(value, dict):
@@ -72,17 +77,20 @@ def _extension_of(moment: datetime) -> object:
     zone = moment.tzinfo
     key = (zone.key or "") if isinstance(zone, ZoneInfo) else ""
     offset = moment.utcoffset()
-    if zone is None or offset is None:
-        return moment
-    micros = offset // timedelta(microseconds=1)
+    micros = None if offset is None else offset // timedelta(microseconds=1)
     naive = moment.replace(tzinfo=None, fold=0).isoformat()
     return msgspec.msgpack.Ext(_MOMENT, _encode([naive, moment.fold, micros, key]))
 
 
-def _moment_of(code: int, data: memoryview) -> datetime:
+def _value_of(code: int, data: memoryview) -> datetime | int:
+    if code == _NUMBER:
+        return int(bytes(data), 16)
     if code != _MOMENT:
-        raise ValueError("no moment")
-    naive, fold, micros, key = msgspec.msgpack.decode(data, type=tuple[str, int, int, str])
-    offset = timedelta(microseconds=micros)
-    zone = ZoneInfo(key) if key else UTC if not micros else timezone(offset)
+        raise ValueError("neither a moment nor a number")
+    naive, fold, micros, key = msgspec.msgpack.decode(data, type=tuple[str, int, int | None, str])
+    zone: tzinfo | None = None if micros is None else UTC
+    if key:
+        zone = ZoneInfo(key)
+    elif micros:
+        zone = timezone(timedelta(microseconds=micros))
     return datetime.fromisoformat(naive).replace(tzinfo=zone, fold=fold)
