@@ -183,17 +183,29 @@ def _own(where: str, claim: object) -> UniqueValue:
         )
     try:
         name = check_name(as_text("the name of a claim", claim.name), "a claim", "")
-        value = as_text(f"a value of {name!r}", claim.value, CLAIM_LENGTH_MAX)
-        own: UniqueValue = Release(name, value)
+        texts: list[str] = []
         if isinstance(claim, Claim):
-            code = as_text("the code of a claim", claim.code)
-            own = Claim(name, value, code, as_text("the message of a claim", claim.message))
+            texts = [as_text(f"the {of} of a claim", getattr(claim, of)) for of in _TEXTS]
     except (DefinitionError, InvalidInput) as error:
         why = str(error).removesuffix("Nothing was run.").strip()
         raise HandlerFailed(f"{where}: {why} Nothing was written.") from None
-    if "\0" in value:
-        raise HandlerFailed(f"{where}: a value of {name!r} has a NUL. Nothing was written.")
-    return own
+    try:
+        value = claimable(claim.value)
+    except InvalidInput as error:
+        # By the cause the caller's own text is told from what the code has made.
+        raise HandlerFailed(f"{where}: of {name!r}, {error}. Nothing was written.") from error
+    return Claim(name, value, *texts) if texts else Release(name, value)
+
+
+_TEXTS: Final = ("code", "message")
+
+
+def claimable(value: object) -> str:
+    """Give a text that can be claimed; raise InvalidInput for another one."""
+    text = as_text("a value", value, CLAIM_LENGTH_MAX)
+    if "\0" in text:
+        raise InvalidInput("a value has a NUL")
+    return text
 
 
 def refuse_misdeclared(where: str, form: ReplyForm | None, returns: Sequence[Any]) -> None:

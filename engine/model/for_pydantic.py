@@ -2,16 +2,19 @@
 
 Rules: msgspec decides what a value is, for pydantic too, so a class means the same everywhere. The
 JSON schema is msgspec's, with what is nested in its place, and FastAPI names it by the class. What
-pydantic wants of a class is a plain dict: nothing here imports it, and who has no pydantic misses
-nothing.
+is refused and cannot be sent back is told without it. What pydantic wants of a class is a plain
+dict: nothing here imports it, and who has no pydantic misses nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, cast
 
 import msgspec
+
+from ..errors import InvalidInput
 
 __all__ = ["core_schema", "json_schema"]
 
@@ -27,7 +30,9 @@ def core_schema(cls: type[Any], _source: Any, _handler: Callable[[Any], Any]) ->
             return value
         try:
             return msgspec.convert(value, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
+            if not _can_be_shown(value):
+                raise InvalidInput(f"{cls.__name__}: {error}. Nothing was run.") from None
             raise ValueError(str(error)) from None  # what pydantic takes for a refusal
 
     return {
@@ -42,6 +47,20 @@ def core_schema(cls: type[Any], _source: Any, _handler: Callable[[Any], Any]) ->
         # by the number.
         "ref": f"{cls.__module__}.{cls.__qualname__}:{id(cls)}",
     }
+
+
+def _can_be_shown(value: object) -> bool:
+    """Tell whether FastAPI can send back what it refuses, which it does: as JSON, in UTF-8.
+
+    Half a character and NaN come in by Python's JSON, and do not go out again.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        return False
+    except TypeError:
+        return True  # it did not come as JSON
+    return True
 
 
 def json_schema(cls: type[Any], _schema: Any, _handler: Callable[[Any], Any]) -> dict[str, Any]:

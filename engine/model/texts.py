@@ -5,9 +5,7 @@ Rules: nothing is changed silently; who needs a text for a person gets the halve
 
 from __future__ import annotations
 
-import msgspec
-
-__all__ = ["as_text", "field_with_half_a_character", "is_text", "unfit"]
+__all__ = ["as_text", "is_text", "unfit"]
 
 
 def is_text(value: str) -> bool:
@@ -30,19 +28,3 @@ def unfit(value: str) -> str | None:
         return "a NUL"
     # Where it is the domain's own text it is most often of the first 128 characters.
     return None if value.isascii() or is_text(value) else "half a character"
-
-
-def field_with_half_a_character(message: msgspec.Struct) -> str | None:
-    """Give the first field of a message that has half a character in it, however deep."""
-    fields = message.__struct_fields__
-    return next((name for name in fields if _has_half(getattr(message, name))), None)
-
-
-def _has_half(value: object) -> bool:
-    try:
-        msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return True
-    except Exception:  # it is of a type that JSON does not know: the fault is another one
-        return False
-    return False

@@ -36,11 +36,11 @@ from ..model.joint import Share
 from ..model.messages import Event
 from ..model.personal import SNAPSHOTS, is_subject
 from ..model.stored import ENCODING_JSON, EventData
-from ..model.texts import field_with_half_a_character
 from ..model.timers import SetTimers
 from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
 from ..stores.contract.timers import FiredTimer
+from .faults import fault_of_the_caller
 from .kind import EventBinding, Kind, sealing
 from .mailbox import Mail
 from .proving import Refold
@@ -152,16 +152,11 @@ def is_rejection(error: BaseException) -> TypeGuard[Rejected]:
 def failed(mail: Mail, stream: str, cause: BaseException) -> EngineError:
     """Give what the caller is told where the aggregate's own code has failed.
 
-    A text that no store can hold comes from the caller: that is no fault of the code.
+    What comes from the caller, and no store can hold, is no fault of the code.
     """
-    if isinstance(cause, UnicodeEncodeError) or isinstance(cause.__cause__, UnicodeEncodeError):
-        command = mail.envelope.command
-        where = field_with_half_a_character(command)
-        if where is not None:
-            return InvalidInput(
-                f"{type(command).__name__}.{where} has half a character (a lone surrogate), which "
-                f"cannot be stored. Nothing was written: send another text."
-            )
+    blamed = fault_of_the_caller(mail.envelope.command, cause)
+    if blamed is not None:
+        return blamed
     if isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
         return cause
     why = "see the cause"

@@ -250,6 +250,24 @@ async def test_half_a_character_is_a_fault_of_the_client(
     assert (await client.post("/tools", json=DRILL, headers=key)).status_code == 201
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"tool_id": "t-1", "name": ["\\ud83d"]}',
+        b'{"tool_id": "t-1", "name": NaN}',
+        b'{"tool_id": "t-1", "name": "drill", "\\udc00": 1}',
+    ],
+)
+async def test_what_cannot_be_sent_back_is_refused_all_the_same(
+    client: httpx.AsyncClient, body: bytes
+) -> None:
+    """FastAPI shows what it refuses, and failed as it wrote that: 500 and a traceback."""
+    wrong = await client.post("/tools", content=body, headers=JSON)
+
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "invalid-input")
+    assert "AddTool" in wrong.json()["detail"]
+
+
 async def test_a_stream_goes_on_from_what_its_client_had(client: httpx.AsyncClient) -> None:
     wrong = await client.get("/live", headers={"Last-Event-ID": "no token"})
 

@@ -21,6 +21,7 @@ from engine import (
     Event,
     HandlerFailed,
     Id,
+    InvalidInput,
     Limits,
     OutcomeUnknown,
     Receipt,
@@ -375,6 +376,17 @@ async def test_a_claim_that_cannot_be_kept_is_refused(events: Any, claims: Any, 
         assert await held(store) == []
         assert store.batches == []
         assert (await engine.execute(Note("a"))).version == 1
+
+
+@pytest.mark.parametrize("email", ["", "x" * 501, "x" * 501 + " ", "a\0b", "\ud800", " A\0B "])
+async def test_a_text_of_the_caller_that_cannot_be_claimed_is_no_fault_of_the_handler(
+    email: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Engine([Member]) as engine:
+        with pytest.raises(InvalidInput, match=r"^Join\.email cannot be claimed: a value "):
+            await engine.execute(Join("a", email))
+        assert caplog.records == []
+        assert (await engine.execute(Join("a", "x"))).version == 1
 
 
 async def test_the_bound_of_claims_is_a_limit() -> None:

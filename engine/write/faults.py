@@ -1,0 +1,57 @@
+"""Whose fault it is that a command failed: of the code that decided it, or of what was sent.
+
+Rules: a text with half a character can be stored nowhere, and some texts cannot be claimed. If the
+command itself has that text, its caller must send another one. Nothing is looked at before a
+command has failed, and a field of the command is named, never its value.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..errors import InvalidInput
+from ..model.decisions import claimable
+from ..model.messages import Command
+
+__all__ = ["fault_of_the_caller"]
+
+
+def fault_of_the_caller(command: Command, cause: BaseException) -> InvalidInput | None:
+    """Give what its caller is told if the command has what the code failed at; None if not."""
+    behind = cause.__cause__
+    if isinstance(cause, UnicodeEncodeError) or isinstance(behind, UnicodeEncodeError):
+        for field in command.__struct_fields__:
+            if _has_half(getattr(command, field)):
+                return _told(command, field, "has half a character (a lone surrogate)")
+    elif isinstance(behind, InvalidInput):
+        for field in command.__struct_fields__:
+            if str(behind) in _faults(getattr(command, field)):
+                return _told(command, field, f"cannot be claimed: {behind}")
+    return None
+
+
+def _told(command: Command, field: str, what: str) -> InvalidInput:
+    return InvalidInput(
+        f"{type(command).__name__}.{field} {what}. Nothing was written: send another text."
+    )
+
+
+def _has_half(value: object) -> bool:
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return True
+    except Exception:  # it is of a type that JSON does not know: the fault is another one
+        return False
+    return False
+
+
+def _faults(value: object) -> list[str]:
+    """Say why a text cannot be claimed, without what stands around it, and with it."""
+    found: list[str] = []
+    for text in (value, value.strip()) if isinstance(value, str) else ():
+        try:
+            claimable(text)
+        except InvalidInput as error:
+            found.append(str(error))
+    return found
