@@ -178,7 +178,7 @@ def log_failure(logger: logging.Logger, error: EngineError) -> None:
     if error.__cause__ is not None:
         text += f"\n{traceback_text(error.__cause__, messages=shows_messages(logger))}"
     if not isinstance(error, InvalidInput):
-        logger.error("%s", text)
+        logger.error("%s", text, stacklevel=2)  # the line of who has it failed
 
 
 def _unbound(kind: Kind[Any], mail: Mail, event: Event) -> HandlerFailed:
