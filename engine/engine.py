@@ -95,8 +95,9 @@ class Engine(Calls, Healthy):
     - `logger`: where the engine logs; `logging.getLogger("foldline")` without.
     - `log_messages`: whether tracebacks in the log have the messages of the host's own exceptions.
       They may quote a command.
-    - `debug`: fails a command whose handler changes the state, or whose appliers fold its events
-      otherwise a second time. It copies the state for each command.
+    - `debug`: fails a command whose handler changes the state, or returns what its annotation does
+      not name. So it does if appliers fold its events otherwise a second time, and a query if its
+      answer is not of the declared type. It copies the state for each command: it is for tests.
     - `join`: lets several processes have this engine on one log, as web workers have it. One owns
       the log, the others send it their commands and read for themselves; where it goes, another
       takes its place. Each of them is given the same definitions, and `join=True`. With "spread"

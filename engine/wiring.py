@@ -319,13 +319,9 @@ class Wiring:
 
     def _make_queries(self) -> None:
         self.answers = Answers(
-            self.declared.answers,
-            self.views,
-            self.projecting,
-            self._limits,
-            self._ports.stopwatch,
-            self.watch,
-            self.store,
+            *(self.declared.answers, self.views, self.projecting, self._limits),
+            *(self._ports.stopwatch, self.watch, self.store),
+            debug=self.settings.debug,
         )
         self.past = Histories(
             self.store,

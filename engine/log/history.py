@@ -24,7 +24,7 @@ from ..model.boundary import tags_by
 from ..model.codec import EventRegistry, decode_meta
 from ..model.difference import Change, difference
 from ..model.for_pydantic import core_schema, json_schema
-from ..model.given import WHOLE_MAX, made_twice, shown
+from ..model.given import WHOLE_MAX, made_twice, named, shown
 from ..model.ids import as_id, check_id
 from ..model.messages import Event, Meta
 from ..model.stored import StoredEvent
@@ -433,7 +433,5 @@ def microseconds(at: object) -> int:
             )
         return (at - _EPOCH) // timedelta(microseconds=1)
     if type(at) is not int:
-        raise InvalidInput(
-            f"at is an aware datetime or µs since 1970-01-01 UTC, not a {type(at).__name__}"
-        )
+        raise InvalidInput(f"at is an aware datetime or µs since 1970-01-01 UTC, not {named(at)}")
     return at

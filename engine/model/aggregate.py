@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform
 
 import msgspec
 
-from ..errors import DefinitionError, HandlerFailed
+from ..errors import DefinitionError
 from ..limits import KEY_WINDOW
 from .annotations import (
     Signature,
@@ -42,10 +42,10 @@ __all__ = [
     "Context",
     "MoreHandlers",
     "applies",
-    "as_events",
     "class_taken",
     "decisions_named",
     "definitions_of",
+    "events_named",
     "handles",
     "id_field_of",
 ]
@@ -128,6 +128,10 @@ class CommandHandler(msgspec.Struct, frozen=True):
     """How its replies are kept, where its command declares any."""
     gives_decisions: bool
     """Whether it may return a Decision."""
+    gives: tuple[type[Event], ...]
+    """The events that its annotation names; none if it may return any."""
+    may_give_nothing: bool
+    """Whether its annotation names None."""
 
     def ids(self, command: Command) -> Sequence[object]:
         """Give the id of the aggregate that a command names."""
@@ -138,33 +142,6 @@ class CommandHandler(msgspec.Struct, frozen=True):
     ) -> list[object]:
         """Give what `takes` asks for; KeyError for a resource that is not there."""
         return [context() if kind is Context else resources[kind] for kind in self.takes]
-
-
-def as_events(handler: CommandHandler, returned: Any) -> Sequence[Event]:
-    """Give the events that a handler returned; raise HandlerFailed for anything else."""
-    if returned is None:
-        return ()
-    if isinstance(returned, Event):
-        return (returned,)
-    found = type(returned).__name__
-    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
-        # Once: a sequence of the host's own may give others each time.
-        events = tuple(cast("Sequence[Event]", returned))
-        if all(map(_is_event, events)):
-            return events
-    if found == Decision.__name__:
-        raise HandlerFailed(
-            f"{handler.decide.__qualname__} returned a Decision: annotate it so, as `-> "
-            f"Decision[SomeEvent, ReplyType]`"
-        )
-    raise HandlerFailed(
-        f"{handler.decide.__qualname__} returned a {found}: return an Event, a sequence of "
-        f"Events, or None"
-    )
-
-
-def _is_event(value: object) -> bool:
-    return isinstance(value, Event)
 
 
 MoreHandlers: TypeAlias = tuple[CommandHandler, Signature]
@@ -381,7 +358,7 @@ def _add_handler(
     signature: Signature,
 ) -> None:
     where = signature.where
-    if inspect.isasyncgenfunction(method):
+    if inspect.isasyncgenfunction(method) or inspect.isgeneratorfunction(method):
         raise DefinitionError(f"{where} yields: return its events, all at once, as a list")
     command = _message_class(signature, Command)
     takes = tuple(class_taken(signature, name, kind) for name, kind in signature.parameters[1:])
@@ -399,6 +376,7 @@ def _add_handler(
         signature.is_async,
         reply,
         bool(decisions) or reply is not None,
+        *events_named(signature),
     )
 
 
@@ -441,15 +419,27 @@ def _message_class(signature: Signature, base: type, parameters_max: int | None 
     return found
 
 
+def events_named(signature: Signature) -> tuple[tuple[type[Event], ...], bool]:
+    """Give which events an annotation names, none for any, and whether it names None."""
+    named = _named_events(signature)
+    known = () if Event in named else tuple(named)
+    return known, type(None) in union_members(signature.returns)
+
+
 def _returned_events(signature: Signature) -> set[type[Event]]:
     """Give the event classes that a handler's return annotation names."""
+    return {event for event in _named_events(signature) if event is not Event}
+
+
+def _named_events(signature: Signature) -> list[type[Event]]:
+    """Give the same with Event itself, which stands for all of them."""
     if signature.returns is inspect.Parameter.empty:
         raise DefinitionError(
             f"{signature.where} does not say what it returns. {_RETURNS} As `-> SomeEvent`, `-> "
             f"list[SomeEvent | OtherEvent]` or `-> SomeEvent | None`: its events are known before "
             f"it runs."
         )
-    found: set[type[Event]] = set()
+    found: list[type[Event]] = []
     for member in union_members(signature.returns):
         inner: tuple[Any, ...] = (member,)
         origin = typing.get_origin(member)
@@ -466,8 +456,7 @@ def _returned_events(signature: Signature) -> set[type[Event]]:
                         f"{signature.where} is annotated to return {signature.returns!r}. "
                         f"{_RETURNS}"
                     )
-                if event is not Event:
-                    found.add(event)
+                found.append(event)
     return found
 
 

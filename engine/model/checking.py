@@ -27,8 +27,9 @@ from msgspec.structs import astuple
 from ..errors import InvalidInput
 from .annotations import union_members
 from .copying import ATOMS, own_copy
+from .given import named
 
-__all__ = ["checked_copy", "is_id"]
+__all__ = ["checked_copy", "is_id", "judge_of"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -96,6 +97,28 @@ def checked_copy(message: S) -> S:
     return own_copy(message)
 
 
+def judge_of(annotation: Any) -> Callable[[object], str | None]:
+    """Give what tells how a value differs from a type, as `[0].cents must be an int, and is a str`.
+
+    It tells None of a value that fits, and of each value where the type cannot be checked.
+    """
+    try:
+        check = _Study().check(inspect.type_info(annotation))
+    except (TypeError, NameError, AttributeError, RecursionError):
+        check = _sound
+
+    def told(value: object) -> str | None:
+        try:
+            fault = check(value)
+        except Exception:  # of a class of the host's, which may do as it likes
+            return None
+        return (
+            None if fault is None else f"{fault[0]} must be {fault[1]}, and is {_named(fault[2])}"
+        )
+
+    return told
+
+
 def _is_plain(cls: type) -> bool:
     return cls in ATOMS or issubclass(cls, Enum)
 
@@ -106,8 +129,7 @@ def _named(value: object) -> str:
         return "None"
     if value is _OtherValue:
         return "not"
-    name = type(value).__name__
-    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
+    return named(value)
 
 
 # -- studying a class -----------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ..errors import InvalidInput, UsageError
+from .given import named
 from .rows import Column, Flat, RowShape, Scalar
 
 __all__ = [
@@ -100,8 +101,7 @@ def one_of(values: Collection[T | None]) -> OneOf[T]:
     """
     if _is_a(str | bytes, values) or not _is_a(Collection, values):
         raise InvalidInput(
-            f"one_of takes a list or a set of values, not a {type(values).__name__}: write "
-            f"`one_of([...])`"
+            f"one_of takes a list or a set of values, not {named(values)}: write `one_of([...])`"
         )
     if not values:
         raise InvalidInput("one_of has no value: no row could be found, so ask for none")

@@ -22,6 +22,7 @@ __all__ = [
     "as_text",
     "as_whole",
     "made_twice",
+    "named",
     "shown",
 ]
 
@@ -45,6 +46,12 @@ def made_twice(given: type, known: Iterable[type]) -> str:
     return ""
 
 
+def named(value: object) -> str:
+    """Give what a value is by its type, as `a list` or `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def shown(value: object) -> str:
     """Give a value as an error may show it: a short string or a number, else its type."""
     kind = type(value)
@@ -56,7 +63,7 @@ def shown(value: object) -> str:
         return repr(value)
     if kind is str:
         return ascii(value)[:_SHOWN_CHARACTERS]
-    return f"a {kind.__name__}"
+    return named(value)
 
 
 def as_instance(what: str, value: object, cls: type[T]) -> T:
@@ -74,7 +81,7 @@ def as_text(what: str, value: object, characters_max: int | None = None) -> str:
         return value  # most often so
     # Not isinstance, which believes what an object says of its own class.
     if not issubclass(type(value), str):
-        raise InvalidInput(f"{what} is a string, not a {type(value).__name__}. Nothing was run.")
+        raise InvalidInput(f"{what} is a string, not {named(value)}. Nothing was run.")
     text = str.__str__(cast("str", value))
     if characters_max is not None and not 0 < len(text) <= characters_max:
         raise InvalidInput(

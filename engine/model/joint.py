@@ -21,7 +21,6 @@ from ..limits import Limits
 from .aggregate import (
     Aggregate,
     CommandHandler,
-    as_events,
     class_taken,
     decisions_named,
 )
@@ -43,8 +42,9 @@ from .decisions import (
     opened,
     refuse_misdeclared,
 )
-from .given import shown
+from .given import named, shown
 from .messages import Command, Event, is_id, reply_of
+from .returned import as_events
 from .timers import NO_TIMERS, Timer
 
 __all__ = [
@@ -232,7 +232,7 @@ def _listed(where: str, given: Any, boundaries: Sequence[Aggregate]) -> Sequence
                 break
         else:
             return cast("Sequence[To[Event]]", found)
-    what = "a Decision" if isinstance(given, Decision) else f"a {type(given).__name__}"
+    what = "a Decision" if isinstance(given, Decision) else named(given)
     raise HandlerFailed(
         f"{where} returned {what}: return [To(aggregate, event), ...], one for each aggregate that "
         f"gets events. {_RETURNS}"
@@ -353,6 +353,8 @@ def _read(function: Callable[..., Any], signature: Signature) -> JointHandler:
         signature.is_async,
         reply,
         gives_decisions,
+        (),
+        type(None) in union_members(signature.returns),
         parties,
         all(party.form == "one" for party in parties),
         has_boundary,

@@ -26,6 +26,7 @@ from .aggregate import (
     MoreHandlers,
     class_taken,
     decisions_named,
+    events_named,
 )
 from .annotations import Signature, read_signature, union_members
 from .codec import masked
@@ -249,9 +250,8 @@ def _handler(
 ) -> CommandHandler:
     takes = tuple(class_taken(signature, name, kind) for name, kind in rest)
     gives_decisions = bool(decisions_named(signature))
-    return CommandHandler(
-        command, _INSTANCE, decide, takes, signature.is_async, None, gives_decisions
-    )
+    given = signature.is_async, None, gives_decisions, *events_named(signature)
+    return CommandHandler(command, _INSTANCE, decide, takes, *given)
 
 
 def _command_class(class_name: str, name: str, fields: dict[str, Any]) -> type[Command]:

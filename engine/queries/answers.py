@@ -27,7 +27,7 @@ from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan
-from .declared import AnswerDefinition, answers_of
+from .declared import AnswerDefinition, answers_of, check_awaited, judged
 from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "Answers", "Followed"]
@@ -131,10 +131,13 @@ class Answers:
         stopwatch: Callable[[], float],
         watch: Observer | None = None,
         log: Ended | None = None,
+        *,
+        debug: bool = False,
     ) -> None:
         """Take the decorated functions; raise DefinitionError for what does not fit together.
 
         `log` is asked for its end where the views have not yet come as far as a query asks for.
+        With `debug` each answer is compared with the type that its query declares.
         """
         self._store = store
         self._log = log
@@ -156,7 +159,8 @@ class Answers:
             for table in projector.definition.table_names
         }
         self._views = Views(store, tables, limits, None, projections)
-        self._by_query = answers_of(functions, projectors)
+        found = answers_of(functions, projectors)
+        self._by_query = {q: judged(d) for q, d in found.items()} if debug else found
         for query in self._by_query:
             self._numbers.setdefault(query.query_name, _Numbers())
 
@@ -301,6 +305,7 @@ class Answers:
             else:
                 for name in views.read & self._left_out:
                     raise ProjectionUnserved(name)  # a statement has read what nobody keeps
+                check_awaited(asked.query, answer)
                 if last or not state.is_torn:
                     return answer
             finally:

@@ -1,7 +1,8 @@
 """Answers as they are declared: functions, each for one class of query, and what it reads.
 
 Rules: whatever does not fit is refused when the function is decorated or the engine is made, with
-the mend in the message. Nothing is asked here.
+the mend in the message. What an answer gives is compared with its type where somebody asks for
+that, in debug mode. Nothing is asked here.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ import inspect
 import types
 import typing
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 import msgspec
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, UsageError
 from ..model.annotations import Signature, defining_namespace, read_signature, union_members
+from ..model.checking import judge_of
 from ..model.messages import Query
 from ..model.projection import Dialect, Projection, dialects_of
 from ..model.projections import projections_of
 from .views import Views
 
-__all__ = ["AnswerDefinition", "answers", "answers_of"]
+__all__ = ["AnswerDefinition", "answers", "answers_of", "check_awaited", "judged"]
 
 F = TypeVar("F", bound=Callable[[Any, Views], Awaitable[Any]])
 
 _MARK = "__foldline_answers__"
+_HOLDERS: Final = (list, tuple, dict, set, frozenset)
 
 
 class AnswerDefinition(msgspec.Struct, frozen=True):
@@ -114,6 +117,36 @@ def answers_of(
     return by_query
 
 
+def judged(definition: AnswerDefinition) -> AnswerDefinition:
+    """Give an answer that raises UsageError for what is not of the type that its query declares."""
+    function, name = definition.function, definition.query.__name__
+    judge = judge_of(_answer_type(definition.query))
+
+    async def answer(query: Any, views: Views) -> Any:
+        given = await function(query, views)
+        check_awaited(query, given)
+        fault = judge(given)
+        if fault is not None:
+            where = getattr(function, "__qualname__", repr(function))
+            raise UsageError(
+                f"the answer to {name}{fault}: give from {where} what `Query[...]` declares. "
+                f"Engine(debug=True) has found it."
+            )
+        return given
+
+    return msgspec.structs.replace(definition, function=answer)
+
+
+def check_awaited(query: Query[Any], answer: object) -> None:
+    """Raise UsageError for an answer that is a coroutine."""
+    if type(answer) is types.CoroutineType:
+        answer.close()
+        raise UsageError(
+            f"the answer to {type(query).__name__} is a coroutine, which nobody awaited: write "
+            f"`return await ...` in the function that answers it"
+        )
+
+
 def _query_of(signature: Signature) -> type[Query[Any]]:
     """Check the signature of an answer, and give the query that it is for."""
     where = signature.where
@@ -161,10 +194,29 @@ def _fits(given: Any, wanted: Any) -> bool:
 
 
 def _fits_one(given: Any, wanted: Any) -> bool:
+    parts = _parts(given), _parts(wanted)
     given, wanted = _plain(given), _plain(wanted)
     if given == wanted:
-        return True
+        return len(parts[0]) != len(parts[1]) or all(map(_may_be, *parts))
     return isinstance(given, type) and isinstance(wanted, type) and issubclass(given, wanted)
+
+
+def _may_be(given: Any, wanted: Any) -> bool:
+    """Tell whether what stands in the brackets of one type may stand in those of the other."""
+    return isinstance(given, TypeVar) or _fits(given, wanted) or _fits(wanted, given)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    """Give the types in the brackets of a list, a dict and the like; nothing for other types."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    is_known = isinstance(origin, type) and issubclass(
+        origin, list | tuple | dict | set | frozenset
+    )
+    return parts if is_known and not any(map(_is_odd, parts)) else ()
+
+
+def _is_odd(part: Any) -> bool:
+    return part is Ellipsis or isinstance(part, TypeVar | str | typing.ForwardRef)
 
 
 def _plain(annotation: Any) -> Any:

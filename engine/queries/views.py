@@ -17,6 +17,7 @@ from ..errors import InvalidInput, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..model.columns import INTEGER_MAX, INTEGER_MIN, Scalar
 from ..model.conditions import Filter, filters_of, key_of
+from ..model.given import named
 from ..model.projection import Table, TableDefinition
 from ..model.rows import Row
 from ..model.texts import unfit
@@ -50,9 +51,7 @@ def _check_names(names: Sequence[str], row: type[msgspec.Struct]) -> None:
 def _bindable(parameters: Sequence[Scalar]) -> Sequence[Scalar]:
     """Give parameters as they are now; raise InvalidInput for what no SQL value can be."""
     if _is_a(str | bytes | Mapping, parameters) or not _is_a(Iterable, parameters):
-        raise InvalidInput(
-            f"the parameters of a statement are a list, not a {type(parameters).__name__}"
-        )
+        raise InvalidInput(f"the parameters of a statement are a list, not {named(parameters)}")
     values = tuple(parameters)
     for number, value in enumerate(values, start=1):
         if isinstance(value, int) and not INTEGER_MIN <= value <= INTEGER_MAX:
@@ -324,7 +323,7 @@ class Views:
     def _check_page(self, limit: int | None, offset: int) -> None:
         for name, given in (("limit", 0 if limit is None else limit), ("offset", offset)):
             if not _is_a(int, given):
-                raise InvalidInput(f"{name} is a whole number, not a {type(given).__name__}")
+                raise InvalidInput(f"{name} is a whole number, not {named(given)}")
         if not 0 <= offset <= INTEGER_MAX or (
             limit is not None and not 0 <= limit <= self._rows_max
         ):
@@ -336,7 +335,7 @@ class Views:
     def _readable(self, text: object) -> list[str]:
         """Give a text that is searched for in pieces, without what no text has."""
         if not isinstance(text, str):
-            raise InvalidInput(f"a text to search for is a string, not a {type(text).__name__}")
+            raise InvalidInput(f"a text to search for is a string, not {named(text)}")
         most = self._limits.search_characters
         if len(text) > most:
             raise InvalidInput(
@@ -351,7 +350,7 @@ class Views:
     def _known(self, table: Table[Any]) -> TableDefinition:
         given: Any = getattr(table, "definition", None)
         if not isinstance(given, TableDefinition):
-            name = getattr(table, "__name__", f"a {type(table).__name__}")
+            name = getattr(table, "__name__", named(table))
             raise UsageError(
                 f"what is read is a table of a projection, as `Balances.rows`, and not {name}"
             )
@@ -392,8 +391,7 @@ class Views:
                 )
         if type(row) is not shape.row:
             raise InvalidInput(
-                f"`after` is a {type(row).__name__}, and {definition.name} holds "
-                f"{shape.row.__name__}"
+                f"`after` is {named(row)}, and {definition.name} holds {shape.row.__name__}"
             )
         flat = shape.flatten(row)
         place = [column.name for column in shape.columns].index(order_by)

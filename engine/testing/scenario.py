@@ -18,13 +18,14 @@ import msgspec
 
 from ..errors import Rejected, UsageError
 from ..limits import Limits
-from ..model.aggregate import Aggregate, CommandHandler, Context, as_events
+from ..model.aggregate import Aggregate, CommandHandler, Context
 from ..model.codec import EventRegistry
 from ..model.decisions import Claim, Decision, UniqueValue, opened
 from ..model.difference import difference
 from ..model.ids import as_id, check_id
 from ..model.messages import Command, Event, Meta
 from ..model.process import arrival, refusal_of
+from ..model.returned import as_events, check_declared
 from ..model.timers import Timer
 from .clocks import ManualClock, SequentialIds, microseconds
 from .folded import TEST_ID, Folded, deliveries
@@ -234,6 +235,8 @@ class Scenario(Generic[A]):
             where = handler.decide.__qualname__
             given, reply, _, claims = opened(where, handler.reply, trial.returned, Limits())
         events = tuple(as_events(handler, given))
+        if trial.rejection is None:
+            check_declared(handler, trial.returned)
         before, after = trial.before, shown_state(trial.state)
         if after != before:
             fail(

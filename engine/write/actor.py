@@ -34,9 +34,9 @@ from ..errors import (
     StreamUnreadable,
     WrongVersion,
 )
-from ..model.aggregate import as_events
 from ..model.footprint import footprint
 from ..model.messages import Event, Receipt
+from ..model.returned import as_events
 from ..model.stored import StoredEvent
 from ..runtime.safely import described
 from ..stores.contract.log import Write

@@ -16,6 +16,7 @@ import msgspec
 
 from ..errors import HandlerFailed, Rejected
 from ..model.aggregate import Aggregate, CommandHandler
+from ..model.returned import check_declared
 from ..model.sameness import first_difference
 from .kind import EventBinding
 
@@ -29,7 +30,7 @@ def decide_and_compare(handler: CommandHandler, state: Aggregate, decide: Callab
     """
     before = _Kept(state)
 
-    def compare() -> None:
+    def compare(*returned: object) -> None:
         where = before.difference(state)
         if where is not None:
             raise HandlerFailed(
@@ -37,6 +38,8 @@ def decide_and_compare(handler: CommandHandler, state: Aggregate, decide: Callab
                 f"events, and only appliers change the state. Nothing was written. Mend the "
                 f"handler; Engine(debug=True) has found it."
             )
+        for each in returned:
+            check_declared(handler, each)
 
     if handler.is_async:
         return _await_and_compare(decide, compare)
@@ -45,19 +48,19 @@ def decide_and_compare(handler: CommandHandler, state: Aggregate, decide: Callab
     except Rejected:
         compare()
         raise
-    compare()
+    compare(returned)
     return returned
 
 
 async def _await_and_compare(
-    decide: Callable[[], Awaitable[Any]], compare: Callable[[], None]
+    decide: Callable[[], Awaitable[Any]], compare: Callable[..., None]
 ) -> Any:
     try:
         returned = await decide()
     except Rejected:
         compare()
         raise
-    compare()
+    compare(returned)
     return returned
 
 

@@ -47,7 +47,7 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
     "a class of events": (lambda: begin(Counter, Added), "and not the class Added"),
     "a class of commands": (lambda: begin(Counter).when(Add), "takes a command, .*the class Add"),
     "an id that is empty": (lambda: begin(Counter).when(Add("", 1)), "an id has 1 to 255"),
-    "an id that is a number": (lambda: begin(Counter).when(add(5, 1)), "not a int"),
+    "an id that is a number": (lambda: begin(Counter).when(add(5, 1)), "not an int"),
     "an aggregate": (lambda: fold(Counter), "takes a class of projections, .*the class Counter"),
     "a class of rows": (lambda: fold(Tallies).rows(Tally), r"as Tallies\.\w+, .*the class Tally"),
 }

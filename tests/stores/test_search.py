@@ -114,7 +114,7 @@ async def test_a_text_without_a_word_is_refused(wired: Wired, text: str) -> None
 async def test_a_text_has_a_length(wired: Wired) -> None:
     with pytest.raises(InvalidInput, match="61 characters, above Limits.search_characters at 60"):
         await found(wired, "a" * 61)
-    with pytest.raises(InvalidInput, match="is a string, not a int"):
+    with pytest.raises(InvalidInput, match="is a string, not an int"):
         await found(wired, 12)  # type: ignore[arg-type]
 
 
