@@ -144,7 +144,7 @@ async def _erase(options: argparse.Namespace) -> int:
 
 
 async def _is_unfinished(vault: Vault, begun: Erasure) -> bool:
-    return any(each.number == begun.number for each in await vault.store.unfinished())
+    return any(each.number == begun.number for each in await vault.unfinished())
 
 
 async def _show(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -83,8 +83,6 @@ class Eraser:
         self._sink_of = sink_of
         self._views = views
         self._poll_seconds = max(limits.control_poll_ms, 100) / 1_000
-        self._handler_time = round(limits.handler_seconds * 1_000_000)
-        self._since = ports.clock.now()
         self._ports = ports
         self._logger = logger
         self._stopping = Bell()
@@ -156,7 +154,7 @@ class Eraser:
             return
         # Kept first: who asks meanwhile has it looked at again.
         self._changes = changes
-        begun = await self._vault.store.unfinished()
+        begun = await self._vault.unfinished()
         if begun:
             await self._finish(begun)
         elif not self._compared:
@@ -326,6 +324,7 @@ class Eraser:
         """Let states and snapshots lose the persons, and make none of what was read before."""
         if all(each.number in self._gone for each in begun):
             return
+        let_go = await self._vault.let_go()
         self._vault.forget()
         self._vault.keeps_states = False
         await self._vault.erase_states()
@@ -335,23 +334,27 @@ class Eraser:
             self._vault.keeps_states = True
             new = [each for each in begun if each.number not in self._gone]
             self._gone = {each.number for each in begun}
-            await self._erase_what_came(new)
+            await self._erase_what_came(e for e in new if e.number > let_go)
+            await self._vault.states_are_gone()
 
-    async def _erase_what_came(self, begun: Sequence[Erasure]) -> None:
+    async def _erase_what_came(self, begun: Iterable[Erasure]) -> None:
         """Destroy the keys that were made while states had these persons still, once.
 
-        A handler may have read a name before, and have written it behind. If this engine has not
-        seen the beginning, it was before a start, and no handler takes longer than its limit.
+        A handler may have read a name before, and have written it behind: in this process, or in
+        one that has ended before its states had let go. What this process has made is sound if the
+        erasure was begun before it. No clock is asked.
         """
+        vault = self._vault
         for each in begun:
-            made = self._vault.made(each.subject) if each.keys else None
+            made = vault.made(each.subject) if each.keys else None
             if made is None or each.number in self._later:
                 continue
-            if each.asked >= self._since or made - each.asked <= self._handler_time:
-                why = _MEANWHILE.format(each.number)
-                again = await self._vault.erase(each.subject, why, each.principal)
-                self._later.add(again.number)
-                self._again = True
+            if each.number in vault.begun_before and made > vault.made_before:
+                continue
+            why = _MEANWHILE.format(each.number)
+            again = await vault.erase(each.subject, why, each.principal)
+            self._later.add(again.number)
+            self._again = True
 
     async def _read_again(self) -> None:
         """Let reactors and sinks begin nothing more because of events that they had read before."""
@@ -424,7 +427,7 @@ class Eraser:
         if changes == self._seen:
             return
         self._seen = changes
-        begun = await self._vault.store.unfinished()
+        begun = await self._vault.unfinished()
         # Builds may take long: states do not wait for them.
         await self._let_go_of(begun)
 

@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -62,7 +62,10 @@ class Vault:
         self._ports = Ports()
         self._make_aead: Any = None
         self._opened = False
-        self._largest = 0
+        self._largest = self.made_before = 0
+        """The largest number of a key; and that as this process began."""
+        self.begun_before: frozenset[int] = frozenset()
+        """Erasures that were unfinished as this process began."""
         self._new: dict[str, SubjectKey] = {}
         """Keys that are not durable yet, by subject."""
         self._ciphers: OrderedDict[int, _Cipher] = OrderedDict()
@@ -83,6 +86,9 @@ class Vault:
         self._make_aead = library.AESGCM
         self._ports = ports
         self._largest = await self.store.open(ports, log_id, only_reads=only_reads)
+        self.made_before = self._largest
+        if not only_reads:
+            self.begun_before = frozenset(e.number for e in await self.store.unfinished())
         self._opened = True
         self._changes, self._looked = self.store.change_count(), ports.clock.monotonic()
 
@@ -176,12 +182,31 @@ class Vault:
         return None if key is None else key.number
 
     async def erase_states(self) -> None:
-        """Destroy the key of snapshots, which have everybody's data in them."""
+        """Destroy the key of snapshots, which have everybody's data in them.
+
+        That is an erasure of its own, which `states_are_gone` finishes.
+        """
         await self.flush()
-        asked = self._ports.clock.now()
-        erasure = await self.store.erase(Erasure(0, SNAPSHOTS, asked, 0))
-        await self.store.finish(erasure.number, asked)
+        await self.store.erase(Erasure(0, SNAPSHOTS, self._ports.clock.now(), 0))
         self.forget()
+
+    async def states_are_gone(self) -> None:
+        """Note that nobody has anything in memory any more that was read before `erase_states`."""
+        for each in await self.store.unfinished():
+            if each.subject == SNAPSHOTS:
+                await self.store.finish(each.number, self._ports.clock.now())
+
+    async def let_go(self) -> int:
+        """Give the number of the last erasure of states that is finished; 0 where there is none.
+
+        What has a smaller number is in no memory.
+        """
+        kept = await self.store.erasures(SNAPSHOTS)
+        return max((each.number for each in kept if each.finished is not None), default=0)
+
+    async def unfinished(self) -> Sequence[Erasure]:
+        """Give the erasures of people of whom views or memory may still have something."""
+        return [each for each in await self.store.unfinished() if each.subject != SNAPSHOTS]
 
     def forget(self) -> None:
         """Keep no cipher ready: each is looked up again."""

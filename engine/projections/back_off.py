@@ -59,10 +59,10 @@ class BackOff:
             return False
         return cause.passes
 
-    def count(self, *, is_waited_for: bool, is_over: bool) -> None:
-        """Note that something has failed, unless the engine stops and all `is_over`."""
-        self.failures += not is_over
-        self.counted += not is_over and not is_waited_for
+    def count(self, *, is_waited_for: bool) -> None:
+        """Note that something has failed."""
+        self.failures += 1
+        self.counted += not is_waited_for
 
     def again(self, cause: Exception, position: int, *, told_max: int) -> float:
         """Note a failure at a checkpoint; give how many seconds to wait for.

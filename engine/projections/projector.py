@@ -315,8 +315,7 @@ class Projector:
                 if not self._sure:
                     return
                 continue
-            first = events[0].position
-            assert first == self._ahead.position + 1, "events come without a hole"
+            assert events[0].position == self._ahead.position + 1, "events come without a hole"
             done = 0
             while done < len(events):
                 self._oldest = self._oldest or events[done].recorded
@@ -478,8 +477,7 @@ class Projector:
     async def read(self, position: int) -> StoredEvent:
         """Give an event of the log. Raises Damaged."""
         page = await self._store.read_feed(position - 1, events_max=1, bytes_max=1)
-        assert page, "what a projector has met is in the log"
-        assert page[0].position == position, "the log has no holes"
+        assert page, "what a projector has met is in the log, which has no holes"
         return page[0]
 
     async def release(self, parked: Parked) -> Exception | None:
@@ -524,10 +522,12 @@ class Projector:
         assert isinstance(cause, Exception)
         if not self._work.may_pass(cause):
             return False
-        if self._stopping:
-            return True  # to end, and not to wait before
+        if self._stopping or isinstance(cause, Abandoned):
+            # To end, and to try nothing before. Whoever tells it to may wait for what is asked.
+            await self._wait(None)
+            return True
         most, goes_on = self._work.retries, not is_poisoned and self.back_off.goes_on(cause)
-        self.back_off.count(is_waited_for=goes_on, is_over=isinstance(cause, Abandoned))
+        self.back_off.count(is_waited_for=goes_on)
         if self.back_off.counted > most and not goes_on:
             if is_poisoned and self._work.patience:
                 # Once more: now it is parked, where it may be, or stops the projector.
@@ -540,8 +540,8 @@ class Projector:
         await self._wait(asyncio.get_running_loop().time() + seconds)
         return True
 
-    async def _wait(self, until: float) -> None:
-        """Wait until a moment, or until somebody pauses, resumes or stops it; do what is asked."""
+    async def _wait(self, until: float | None) -> None:
+        """Wait until a moment, if there is one, or until somebody pauses, resumes or stops it; do what is asked."""
         was_paused = self._paused
         while self._paused == was_paused and not self._stopping:
             await self._run_calls()

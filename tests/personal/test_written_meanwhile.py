@@ -17,6 +17,7 @@ from engine import (
     Id,
     Meta,
     Personal,
+    Ports,
     Reactor,
     applies,
     handles,
@@ -24,6 +25,7 @@ from engine import (
 )
 
 NAME = "Annabella Canary"
+HOUR = 3_600_000_000
 
 
 class Greet(Command):
@@ -96,6 +98,43 @@ async def test_what_a_handler_had_read_before_an_erasure_is_erased_with_it(tmp_p
         assert second.finished is not None
         await engine.execute(Register("g-1", "Ann Again"))
         assert (await engine.state(Guest, "g-1")).name == "Ann Again"
+
+
+class WrongClock:
+    """Tells another time than it is."""
+
+    def __init__(self) -> None:
+        self.ahead = 0
+
+    def now(self) -> int:
+        return Ports().clock.now() + self.ahead
+
+    def monotonic(self) -> float:
+        return Ports().clock.monotonic()
+
+
+async def test_what_is_written_behind_an_erasure_is_erased_whatever_the_clock_says(
+    tmp_path: Path,
+) -> None:
+    gate, clock = Gate(), WrongClock()
+    async with Engine(
+        [Guest],
+        store=f"sqlite:{tmp_path}/hotel.db",
+        resources={Gate: gate},
+        ports=Ports(clock=clock),
+    ) as engine:
+        await engine.execute(Register("g-1", NAME))
+        greeting = asyncio.create_task(engine.execute(Greet("g-1")))
+        await gate.reached.wait()
+        clock.ahead = -HOUR
+        erasing = asyncio.create_task(engine.personal.erase("guest:g-1"))
+        while not await engine.personal.erasures():
+            await asyncio.sleep(0)
+        clock.ahead = HOUR
+        gate.open.set()
+        await greeting
+        assert (await erasing).finished is not None
+        assert (await engine.state(Guest, "g-1")).greeting == ERASED
 
 
 async def test_who_came_back_before_an_old_erasure_was_finished_stays(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine import Engine, Meta, Ports, Reactor, StoreRefused, UsageError, reacts
+from engine import Closed, Engine, Meta, Ports, Reactor, StoreRefused, UsageError, reacts
 from engine.stores.contract.requests import Arguments
 from engine.stores.sqlite.outside.operations import SqliteOperations
 from tests.projections.reacting import (
@@ -180,6 +180,25 @@ async def test_a_stop_of_the_engine_is_no_failure_of_the_event(file: str, depot:
 
         assert await shipments(engine) == ["o-1/0", "o-1/1", "o-1/0"]
         assert (await engine.projections.parked("shipping")) == []
+
+
+async def test_an_engine_ends_while_something_is_asked_of_its_reactor(
+    file: str, depot: Depot
+) -> None:
+    """The reactor rests for the end, and whoever ends it is busy with what was asked."""
+    depot.hold["o-1"] = asyncio.Event()
+    engine = await shop(file, depot=depot).__aenter__()
+    await pay(engine, "o-1", parcels=2)
+    await pay(engine, "o-1")
+    await until(lambda: bool(depot.asked))
+    asked = asyncio.create_task(engine.projections.retry("shipping"))
+    ending = asyncio.create_task(engine.__aexit__(None, None, None))
+    await until(lambda: engine.statistics().state != "running")
+    depot.hold["o-1"].set()
+    done, _ = await asyncio.wait([asked, ending], timeout=10)
+
+    assert done == {asked, ending}
+    assert isinstance(asked.exception(), Closed | None)
 
 
 async def test_a_retry_makes_only_what_was_not_made_also_after_a_restart(

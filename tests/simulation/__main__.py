@@ -27,6 +27,7 @@ from .sweep import (
     try_duties_seed,
     try_joining_seed,
     try_mixing_seed,
+    try_persons_seed,
     try_postgres_seed,
     try_seed,
     try_spread_seed,
@@ -77,6 +78,9 @@ def _options() -> argparse.Namespace:
         action="store_true",
         help="seeds that mix claims, joint decisions, reactions, processes and timers",
     )
+    parser.add_argument(
+        "--persons", action="store_true", help="seeds of people with personal data who are erased"
+    )
     parser.add_argument("--step", type=int, default=1, help="of places: only every so many-th")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--stop", action="store_true", help="end at the first bad seed")
@@ -84,7 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--progress", action="store_true", help="say how far it is, on stderr")
     options = parser.parse_args()
     other = options.postgres or options.joining or options.spread or options.mixing
-    other = other or options.duties
+    other = other or options.duties or options.persons
     if other and (options.every or options.ledger):
         parser.error("this world goes with seeds alone: it has no places and no ledger")
     return options
@@ -113,6 +117,8 @@ def _sweep(options: argparse.Namespace, ledger: Ledger | None) -> int:
         world, replay = try_spread_seed, f"{_COMMAND} --spread --seeds 1 --first"
     if options.mixing:
         world, replay = try_mixing_seed, f"{_COMMAND} --mixing --seeds 1 --first"
+    if options.persons:
+        world, replay = try_persons_seed, f"{_COMMAND} --persons --seeds 1 --first"
     with contextlib.closing(run_worlds(world, seeds, options.jobs)) as findings:
         for finding in findings:
             done += 1

@@ -20,6 +20,7 @@ from .checker import judge
 from .joining.duties import run_duties_seed
 from .joining.world import run_joining_seed, run_spread_seed
 from .mixing import run_seed as run_mixing_seed
+from .persons.world import run_seed as run_persons_seed
 from .postgres.judge import judge_world
 from .postgres.views_world import run_views_seed
 from .postgres.world import World
@@ -35,6 +36,7 @@ __all__ = [
     "try_duties_seed",
     "try_joining_seed",
     "try_mixing_seed",
+    "try_persons_seed",
     "try_postgres_seed",
     "try_seed",
     "try_spread_seed",
@@ -114,6 +116,15 @@ def try_mixing_seed(seed: int) -> Finding:
     if seed % 100 == 7 and run_mixing_seed(seed).digest != told.digest:
         problems.append("the second run of this seed took another way")
     return Finding(seed, problems, {**told.found, "crashes": told.crashes})
+
+
+def try_persons_seed(seed: int) -> Finding:
+    """Do the same with a seed of people who are erased."""
+    told = run_persons_seed(seed)
+    problems = list(told.problems)
+    if seed % 100 == 7 and run_persons_seed(seed).digest != told.digest:
+        problems.append("the second run of this seed took another way")
+    return Finding(seed, problems, dict(told.counts), told.made_of)
 
 
 def _try_world(seed: int, run: Callable[[int], World]) -> Finding:

@@ -132,11 +132,11 @@ async def test_a_second_run_moves_what_was_closed_since_and_nothing_twice(path: 
     assert read(path) == before
 
 
-def _only_of_the_cold_file(refused: StoreFailed) -> Callable[[Any, str], None]:
-    def some(connection: Any, path: str) -> None:
+def _only_of_the_cold_file(refused: StoreFailed) -> Callable[[Any, Any, str], None]:
+    def some(connection: Any, files: Any, path: str) -> None:
         if path.endswith("shop.db"):
             raise refused
-        cut_wal(connection, path)
+        cut_wal(connection, files, path)
 
     return some
 

@@ -161,8 +161,6 @@ class ReactorTarget:
         if self._failpoint is not None:
             self._failpoint("reactor.done")
         count, poison = self._settle(events)
-        if isinstance(poison, Abandoned):
-            await self._stopped.wait()  # it is told in a moment: nothing is to be tried before
         if not count:
             return Prepared(0, poison)
         last = events[count - 1]

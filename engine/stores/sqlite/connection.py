@@ -348,14 +348,16 @@ def close(connection: apsw.Connection, *, merging: bool) -> None:
     connection.close()
 
 
-def cut_wal(connection: apsw.Connection, path: str) -> None:
+def cut_wal(connection: apsw.Connection, files: Files, path: str) -> None:
     """Merge the write-ahead log and cut it to nothing, since its older part has what was deleted.
 
-    Raises StoreFailed where somebody reads who does not end.
+    The cut is synced too, as SQLite leaves it to the next commit: a loss of power would bring back
+    what was deleted. Raises OSError, and StoreFailed where somebody reads who does not end.
     """
     for _ in range(_CUTS):
         [(busy, _, _)] = run(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
         if not busy:
+            files.sync(path + "-wal")
             return
     raise StoreFailed(
         f"{path} is being read by somebody who does not end: what was deleted stays in its -wal "

@@ -92,6 +92,13 @@ class Files(Protocol):
         """
         ...
 
+    def sync(self, path: str) -> None:
+        """Make what was written to a file durable, and its size; not of a database. Raises OSError.
+
+        Others may write to it meanwhile.
+        """
+        ...
+
     def parts(self, path: str, begin: int, step: int, size: int) -> Iterator[bytes]:
         """Give `size` bytes at `begin`, `begin + step` and so on, to the end of a file.
 

@@ -33,7 +33,7 @@ from .connection import (
     set_reading,
     transaction,
 )
-from .files import files_of
+from .files import Files, files_of
 from .place import Place
 from .shape import check_shape, harden, made, read_shape
 
@@ -102,6 +102,7 @@ class SqliteKeys:
         self._writer: apsw.Connection | None = None
         self._reader: apsw.Connection | None = None
         self._place: Place | None = None
+        self._files: Files = files_of(Ports())
 
     def __repr__(self) -> str:
         return f"SqliteKeys({self._path!r})"
@@ -128,7 +129,7 @@ class SqliteKeys:
         return largest
 
     def _open_writer(self, ports: Ports, log_id: str) -> int:
-        files = files_of(ports)
+        files = self._files = files_of(ports)
         with self._failures("opened"):
             connection = self._writer = open_writer(files, self._path)
             harden(connection)
@@ -275,7 +276,7 @@ class SqliteKeys:
             return
         assert self._writer is not None
         with self._failures("merged"):
-            cut_wal(self._writer, self._path)
+            cut_wal(self._writer, self._files, self._path)
 
     async def unfinished(self) -> Sequence[Erasure]:
         """Give the erasures that are not finished."""

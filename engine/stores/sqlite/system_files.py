@@ -128,6 +128,14 @@ class SystemFiles(DiskRoom):
         finally:
             os.close(descriptor)
 
+    def sync(self, path: str) -> None:
+        """Sync a file; not a database, but what is beside."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def parts(self, path: str, begin: int, step: int, size: int) -> Iterator[bytes]:
         """Give `size` bytes at `begin`, `begin + step` and so on, to the end; of no database."""
         try:

@@ -168,7 +168,13 @@ class Disk:
             self.written(path.name, offset, content[offset : offset + PAGE])
             if self.dead:
                 break
-        how = "power" if self.dead else self.reach("sync", path.name)
+        if self.dead:
+            raise OSError("power")
+        self.sync(path)
+
+    def sync(self, path: Path) -> None:
+        """Make what was written to a file durable."""
+        how = self.reach("sync", path.name)
         if how is not None:
             if not self.dead:
                 self.forgotten(path.name)

@@ -122,6 +122,10 @@ class SimulatedFiles(SystemFiles):
         """Write a file's bytes over themselves, and sync it."""
         self._disk.rewrite(Path(path))
 
+    def sync(self, path: str) -> None:
+        """Sync a file."""
+        self._disk.sync(Path(path))
+
     def blank(self, path: str, places: Sequence[int], size: int) -> None:
         """Write zeros at some places of a file."""
         for place in places:

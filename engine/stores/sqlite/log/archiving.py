@@ -277,7 +277,7 @@ class SqliteArchiver(SqliteStore):
                 run(cold, f"PRAGMA application_id = {APPLICATION_ID}")
                 run(cold, f"PRAGMA user_version = {COLD_VERSION}")
                 run(cold, _ABOUT, (self.log_id, self._ports.clock.now()))
-            cut_wal(cold, partial)
+            cut_wal(cold, files, partial)
         files.place(partial, path)
         self._reach("archive.made")
 
@@ -383,9 +383,9 @@ class SqliteArchiver(SqliteStore):
             set_pragma(connection, "temp_store", 1)  # in memory it would take as much as the log
             run(connection, "VACUUM main")
             self._reach("archive.shrunk")
-            cut_wal(connection, self.path)
+            cut_wal(connection, files_of(self._ports), self.path)
             self._keep(connection, lambda c: run(c, "UPDATE archives SET shrunk = 1"))
-        except (apsw.FullError, apsw.BusyError, StoreFailed):
+        except (apsw.FullError, apsw.BusyError, OSError, StoreFailed):
             return False  # what was moved is moved: it is tried again by the next run
         return True
 

@@ -56,8 +56,8 @@ def set_up(
         set_pragma(connection, "max_page_count", max(1, bytes_max // PAGE_BYTES))
 
 
-def scrub(connection: apsw.Connection, path: str) -> None:
+def scrub(connection: apsw.Connection, files: Files, path: str) -> None:
     """Write a file of views anew, without what was deleted; nothing in memory is written anew."""
     if path != ":memory:":
         run(connection, "VACUUM")
-        cut_wal(connection, path)
+        cut_wal(connection, files, path)

@@ -470,7 +470,7 @@ class SqliteViews(TableReads):
 
     async def scrub(self) -> None:
         """Write the file anew, without what was deleted from it."""
-        await self._on_writer(scrub, self._path)
+        await self._on_writer(scrub, files_of(self._ports), self._path)
 
     async def _on_writer(self, call: Callable[..., T], *args: Any) -> T:
         if self._writer is None:
