@@ -541,7 +541,7 @@ class Projector:
         return True
 
     async def _wait(self, until: float | None) -> None:
-        """Wait until a moment, if there is one, or until somebody pauses, resumes or stops it; do what is asked."""
+        """Wait until a moment, if there is one, or until somebody wants something; do that."""
         was_paused = self._paused
         while self._paused == was_paused and not self._stopping:
             await self._run_calls()
