@@ -30,12 +30,13 @@ from ..wiring import Wiring
 from ..write.mailbox import Mail
 from .forms import CommandForms
 from .forwarding import PATIENCE_SECONDS, Forwarding
+from .hearing import LOOKS, Hearing
 from .meeting import Meeting
 from .readable import Readers, digest_of
 from .releases import Release
 from .serving import Serving
 from .waiting import Post
-from .wire import PROTOCOL, Hello, Leaving, Left, Line, Listing, Message, Reads, Refused, Welcome
+from .wire import PROTOCOL, Hello, Leaving, Left, Line, Message, Reads, Refused, Welcome
 
 __all__ = ["Member", "Membership"]
 
@@ -48,8 +49,6 @@ _AGAIN_SECONDS: Final = 1.0
 _WELCOME_SECONDS: Final = 2.0
 """How long an owner is waited for that has a socket and says nothing, before the lock is tried for
 again."""
-_LOOKS: Final = 4
-"""How often an owner is found silent, one after the other, before it is said to stand still."""
 
 
 class Member(Protocol):
@@ -375,33 +374,27 @@ class Membership:
 
     async def _listen(self, line: Line) -> None:
         """Say so where the owner says nothing to who waits for it, and again when it does."""
-        silent = 0
+        hearing = Hearing(line, lambda: self._forwarding.is_waiting)
         try:
             while True:
-                heard = line.heard
-                # Looks are counted, and not seconds: this process may have stood still itself.
-                await asyncio.sleep(PATIENCE_SECONDS / _LOOKS)
-                if line.heard != heard:
-                    if silent >= _LOOKS:
-                        self._logger.warning("process %d answers again", self._owner)
-                        self._forwarding.hear()
-                    silent = 0
-                elif silent or self._forwarding.is_waiting:
-                    silent += 1
-                    line.send(Listing(0))  # whatever it is at: one that lives answers
-                    if silent >= _LOOKS:
-                        self._forwarding.silence(self._silent(silent))
+                was_silent = hearing.is_silent
+                await hearing.look(PATIENCE_SECONDS / LOOKS)
+                if hearing.is_silent:
+                    self._forwarding.silence(self._silent(hearing.silent))
+                elif was_silent:
+                    self._logger.warning("process %d answers again", self._owner)
+                    self._forwarding.hear()
         finally:
-            if silent >= _LOOKS:
+            if hearing.is_silent:
                 self._forwarding.hear()
 
     def _silent(self, silent: int) -> str:
         why = (
             f"process {self._owner} owns the log and has said nothing for "
-            f"{silent * PATIENCE_SECONDS / _LOOKS:.0f} s: its event loop is blocked, or it stands "
+            f"{silent * PATIENCE_SECONDS / LOOKS:.0f} s: its event loop is blocked, or it stands "
             f"still."
         )
-        if silent == _LOOKS:
+        if silent == LOOKS:
             self._logger.error("%s Commands of this process are refused until it answers", why)
         return why
 

@@ -554,9 +554,10 @@ class Actor(Folded):
         return True
 
     def _tell(self, mail: Mail, error: EngineError | None = None) -> None:
-        if self._tail is not None:
-            self._tail.follow(Follower(mail, error))
-        elif self.kind.shared is not None:
+        tail, shared = self._tail, self.kind.shared
+        if tail is not None and (shared is None or not tail.is_sent):
+            tail.follow(Follower(mail, error))
+        elif shared is not None:
             self._tail = proof_of([self], mail, error)
             self.kind.journal.submit(self._tail)
         elif error is not None:

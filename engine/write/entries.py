@@ -102,6 +102,8 @@ class Entry(EntryPart):
     """What its command is told where it has no events, and asks whether its streams are there."""
     end: int = 0
     """Of a joint decision: a position behind all that it was decided on, and its own events."""
+    is_sent: bool = False
+    """Whether the store has it, so that it may have looked already where its streams are."""
 
     @property
     def owners(self) -> list[Owner]:

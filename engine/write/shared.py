@@ -5,8 +5,9 @@ and writes to aggregates of other owners too. So the memory of an owner may be o
 
 - Events are stored only where each stream that they were decided on is at the version that it was
   read at, those that get no events too.
-- What writes nothing is told only behind a look into the store: it goes with the next batch as an
-  entry without events, and is told if its streams are where they were.
+- What writes nothing is told only behind a look into the store that comes after it was decided: it
+  goes with the next batch as an entry without events, and is told if its streams are where they
+  were. It follows an entry that gathers, and none that the store has: it was looked at before.
 - Where one is not, all that was decided on it is void, and its commands are run again.
 - Nothing is written to aggregates of others while a process lives that does not do the same.
 

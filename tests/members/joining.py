@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine import Engine, MembershipStatistics
+from engine import Engine, MembershipStatistics, Receipt
 from tests.support.counters import Counter
 from tests.support.tallies import Tallies, get_tallies, get_tally
 
@@ -75,3 +75,9 @@ async def running(log: str, listen: str = "") -> AsyncGenerator[Process]:
 def nowhere(_: str) -> list[str]:
     """Give no folder of an owner, in the place of what a member of another machine finds."""
     return []
+
+
+async def answers(sent: list[asyncio.Task[Receipt[Any]]]) -> list[Receipt[Any] | BaseException]:
+    """Give what each was answered, within a time in which each must be."""
+    async with asyncio.timeout(60):
+        return await asyncio.gather(*sent, return_exceptions=True)

@@ -16,15 +16,24 @@ import msgspec
 import pytest
 
 from engine import Closed, Engine, OutcomeUnknown, Receipt, Rejected
-from tests.members.joining import joined, nowhere, part
+from tests.members.joining import answers, joined, nowhere, part
 from tests.support.counters import Add, Counter, Look, total
 from tests.support.postgres import Server, free_port
 from tests.support.waiting import until
-from tests.support.wires import WAYS, Way, Wire, wire
+from tests.support.wires import (
+    CUTS,
+    NAMES,
+    WAYS,
+    Way,
+    Wire,
+    cut,
+    doubled,
+    oversized,
+    reordered,
+    wire,
+)
 
 LEASE = 1
-CUTS: list[tuple[Way, ...]] = [("forth",), ("back",), WAYS]
-NAMES = ["requests", "answers", "both"]
 
 
 class Machine(msgspec.Struct):
@@ -67,12 +76,6 @@ async def machines(
 
 def sending(engine: Engine, *keys: str | None) -> list[asyncio.Task[Receipt[Any]]]:
     return [asyncio.create_task(engine.execute(Add("c", 1), key=key)) for key in keys]
-
-
-async def answers(sent: list[asyncio.Task[Receipt[Any]]]) -> list[Receipt[Any] | BaseException]:
-    """Give what each was answered, within a time in which each must be."""
-    async with asyncio.timeout(60):
-        return await asyncio.gather(*sent, return_exceptions=True)
 
 
 async def judge(engine: Engine, keyed: list[Any], others: list[Any], before: int = 0) -> None:
@@ -161,22 +164,6 @@ async def test_wires_that_are_slow_change_no_answer(machines: list[Machine], wir
     assert {type(answer) for answer in got} == {Receipt}
     await judge(member.engine, got, [])
     assert part(owner.engine).role == "owner"
-
-
-def doubled(frames: list[bytes]) -> bytes | None:
-    return b"".join(frames) + frames[-1] if frames else None
-
-
-def reordered(frames: list[bytes]) -> bytes | None:
-    return b"".join(reversed(frames)) if len(frames) > 1 else None
-
-
-def cut(frames: list[bytes]) -> bytes | None:
-    return frames[0][:-1] + b"\xff\xff\xff\xff" if frames else None
-
-
-def oversized(frames: list[bytes]) -> bytes | None:
-    return (1 << 25).to_bytes(4, "big") + frames[0] if frames else None
 
 
 @pytest.mark.parametrize("change", [doubled, reordered, cut, oversized])

@@ -25,6 +25,7 @@ from engine.stores.contract.membership import owners_of, slot_of
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.spread import SpreadStore
 from engine.testing.conformance.given_log import request
+from tests.members.spreading import accounts_of, is_settled
 from tests.support.postgres import Server, asked
 from tests.support.waiting import until
 from tests.write.accounts import (
@@ -57,20 +58,8 @@ async def owners(log: str, count: int = 2, **options: Any) -> AsyncGenerator[lis
     async with AsyncExitStack() as stack:
         makes = [bank(store=log, join="spread", **options) for _ in range(count)]
         engines: list[Any] = [await stack.enter_async_context(make) for make in makes]
-
-        def is_settled(engine: Any) -> bool:
-            found = engine._joined._router
-            return len(found._view.members) == count and sum(found._ready) == len(found._gained)
-
-        await until(lambda: all(map(is_settled, engines)))
+        await until(lambda: all(is_settled(engine, count) for engine in engines))
         yield engines
-
-
-def accounts_of(engine: Any, count: int) -> list[str]:
-    """Give ids of accounts that a process decides for."""
-    ready = engine._joined._router._ready
-    found = (name for n in range(4_000) if ready[slot_of(f"account:{(name := f'a{n}')}")])
-    return [next(found) for _ in range(count)]
 
 
 async def test_several_owners_decide_together_as_one(log: str) -> None:
@@ -156,6 +145,36 @@ async def test_what_was_decided_on_a_state_that_another_one_moved_is_run_again(l
 
         assert [receipt.version for receipt in receipts] == list(range(3, 23))
         assert await cents(second, b) == [31]
+
+
+async def test_nothing_is_told_behind_a_look_that_came_before_it_was_decided(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store has looked, and its answer is on its way: what is asked then was moved by now."""
+    async with owners(log) as [first, second]:
+        [a], [b] = accounts_of(first, 1), accounts_of(second, 1)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 1))
+        store, looked, gate = wiring_of(second).store, asyncio.Event(), asyncio.Event()
+        append = store.append
+
+        async def slowly(batch: Batch) -> Any:
+            committed = await append(batch)
+            looked.set()
+            await gate.wait()
+            return committed
+
+        monkeypatch.setattr(store, "append", slowly)
+        depositing = asyncio.ensure_future(second.execute(Deposit(b, 1)))
+        await looked.wait()
+        assert (await first.execute(Transfer(a, b, 10))).versions[f"account:{b}"] == 3
+        asking = asyncio.ensure_future(second.execute(Deposit(b, 1), expected=9))
+        await until(lambda: asking.done() or wiring_of(second).journal._gathered)
+        gate.set()
+        with pytest.raises(WrongVersion) as wrong:
+            await asking
+        assert wrong.value.actual == 3
+        assert (await depositing).version == 2
 
 
 async def test_transfers_in_all_directions_lose_and_double_nothing(log: str) -> None:

@@ -12,8 +12,11 @@ import pytest
 from engine import Aggregate, Command, Engine, Event, Id, Rejected, StoreRefused, applies, handles
 from engine.stores.contract.membership import slot_of
 from engine.stores.contract.tags import TagRead
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.log.spread_writer import SpreadWriter
 from engine.testing.conformance import ALL
-from tests.support.postgres import Server
+from tests.members.spreading import is_settled
+from tests.support.postgres import Server, asked
 from tests.support.waiting import until
 from tests.write.courses import (
     Course,
@@ -39,12 +42,7 @@ async def owners(log: str, count: int = 2) -> AsyncGenerator[list[Any]]:
     async with AsyncExitStack() as stack:
         makes = [school(store=log, join="spread") for _ in range(count)]
         engines: list[Any] = [*await asyncio.gather(*map(stack.enter_async_context, makes))]
-
-        def is_settled(engine: Any) -> bool:
-            found = engine._joined._router
-            return len(found._view.members) == count and sum(found._ready) == len(found._gained)
-
-        await until(lambda: all(map(is_settled, engines)))
+        await until(lambda: all(is_settled(engine, count) for engine in engines))
         yield engines
 
 
@@ -143,3 +141,25 @@ async def test_the_index_never_misses_what_several_owners_append(log: str) -> No
         ann, bob = await store.read_tagged(reads, events_max=99, bytes_max=ALL)
         assert [event.position for event in ann.events] == [1]
         assert [event.position for event in bob.events] == list(range(2, 12))
+
+
+async def test_who_leads_may_leave_between_an_append_and_its_index(
+    log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session is given back without the lock that an append has."""
+    schema, append, left = read_address(log).schema, SpreadWriter._append_once, list[Any]()
+    leave = f"SELECT {schema}.end_session_1(session) FROM {schema}.sessions WHERE live"
+
+    async def appended(*given: Any) -> Any:
+        done = await append(*given)
+        if not left:
+            left.extend(await asked(postgres, leave))
+        return done
+
+    async with Engine([box("who")], store=log, join="spread") as engine:
+        await engine.execute(Tick("b", "ann"))
+        monkeypatch.setattr(SpreadWriter, "_append_once", appended)
+        assert (await engine.execute(Tick("b", "bob"))).version == 2
+        assert len(left) == 1
+        rows = await asked(postgres, f"SELECT tag FROM {schema}.tags ORDER BY position")
+        assert rows == [("who:ann",), ("who:bob",)]

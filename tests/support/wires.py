@@ -14,11 +14,26 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["WAYS", "Network", "Way", "Wire", "wire"]
+__all__ = [
+    "CUTS",
+    "NAMES",
+    "WAYS",
+    "Network",
+    "Way",
+    "Wire",
+    "cut",
+    "doubled",
+    "oversized",
+    "reordered",
+    "wire",
+]
 
 Way: TypeAlias = Literal["forth", "back"]
 WAYS: Final[tuple[Way, Way]] = ("forth", "back")
 """To the server, and from it."""
+CUTS: Final[list[tuple[Way, ...]]] = [("forth",), ("back",), WAYS]
+NAMES: Final = ["requests", "answers", "both"]
+"""Of these, where a test is told which."""
 Change: TypeAlias = Callable[[list[bytes]], bytes | None]
 """Makes of some whole frames what is sent instead; None until it has enough of them."""
 _HEAD: Final = 4
@@ -225,3 +240,26 @@ class Network:
 
         self._loop.call_soon_threadsafe(do)
         done.wait()
+
+
+# -- frames of members, changed on their way ------------------------------------------------------
+
+
+def doubled(frames: list[bytes]) -> bytes | None:
+    """Send the last one twice."""
+    return b"".join(frames) + frames[-1] if frames else None
+
+
+def reordered(frames: list[bytes]) -> bytes | None:
+    """Send the last one first."""
+    return b"".join(reversed(frames)) if len(frames) > 1 else None
+
+
+def cut(frames: list[bytes]) -> bytes | None:
+    """Send the first one without its end, and what is none behind it."""
+    return frames[0][:-1] + b"\xff\xff\xff\xff" if frames else None
+
+
+def oversized(frames: list[bytes]) -> bytes | None:
+    """Say that the first one is larger than any may be."""
+    return (1 << 25).to_bytes(4, "big") + frames[0] if frames else None

@@ -3,7 +3,8 @@
 Rules: a line is made anew as long as the other one is a member. When it breaks, what was sent and
 has no key is unknown to its caller; everything else goes back to whoever finds the owner of it now.
 Who answers must be the member that was looked for, of the same log. A process whose folder shows
-that it is dead is declared so at once.
+that it is dead is declared so at once. A line on which one who lives says nothing to who waits for
+it is given up: a network may drop what passes, and tell nobody.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from ...runtime.futures import retrieve
 from ...runtime.machine import process_number
 from ...runtime.safely import described
 from ...stores.contract.membership import Present
-from ..forwarding import Forwarding
+from ..forwarding import PATIENCE_SECONDS, Forwarding
+from ..hearing import LOOKS, Hearing
 from ..readable import Reader
 from ..wire import PROTOCOL, Hello, Leaving, Left, Line, Message, Refused, Welcome
 
@@ -120,12 +122,30 @@ class Peer:
                     self.reader = Reader(who, said.reads)
                     self.forwarding.connected(line)
                     self._connected()
-                    await gone
+                    await self._listen(line, gone)
             finally:
                 gone.cancel()
         finally:
             self.forwarding.lost(gone=False)
             line.close()
+
+    async def _listen(self, line: Line, gone: asyncio.Future[Any]) -> None:
+        """Return when the line is gone, or the other end is as silent as if it was."""
+        hearing = Hearing(line, lambda: self.forwarding.is_waiting)
+        while not gone.done():
+            look = asyncio.ensure_future(hearing.look(PATIENCE_SECONDS / LOOKS))
+            try:
+                await asyncio.wait([gone, look], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                look.cancel()
+            if hearing.is_silent:
+                self._logger.warning(
+                    "%s has said nothing for %g s: its event loop is blocked, or the way to it is "
+                    "cut. It is connected with anew",
+                    *(self.there.holder, PATIENCE_SECONDS),
+                )
+                line.abort()
+                return
 
     def _is_it(self, welcome: Welcome) -> bool:
         if welcome.protocol != PROTOCOL:
