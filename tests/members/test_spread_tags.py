@@ -147,7 +147,7 @@ async def test_who_leads_may_leave_between_an_append_and_its_index(
     log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its session is given back without the lock that an append has."""
-    schema, append, left = read_address(log).schema, SpreadWriter._append_once, list[Any]()
+    schema, append, left = read_address(log).schema, vars(SpreadWriter)["_append_once"], list[Any]()
     leave = f"SELECT {schema}.end_session_1(session) FROM {schema}.sessions WHERE live"
 
     async def appended(*given: Any) -> Any:
@@ -163,3 +163,29 @@ async def test_who_leads_may_leave_between_an_append_and_its_index(
         assert len(left) == 1
         rows = await asked(postgres, f"SELECT tag FROM {schema}.tags ORDER BY position")
         assert rows == [("who:ann",), ("who:bob",)]
+
+
+async def test_an_owner_that_stands_still_in_an_append_keeps_the_others_for_a_moment(
+    log: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lock, and its events are there but not committed."""
+    append, stands, goes_on = vars(SpreadWriter)["_append_once"], asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        done = await append(*given)
+        if not stands.is_set():
+            stands.set()
+            await goes_on.wait()
+        return done
+
+    async with owners(log) as [first, second]:
+        mine = next(f"c{n}" for n in range(99) if decides(first, f"course:c{n}"))
+        others = next(f"c{n}" for n in range(99) if decides(second, f"course:c{n}"))
+        monkeypatch.setattr(SpreadWriter, "_append_once", slowly)
+        offering = asyncio.ensure_future(first.execute(Offer(mine, 1)))
+        await stands.wait()
+        assert (await second.execute(Offer(others, 1))).position == 1
+        goes_on.set()
+        assert (await offering).position == 2
+        rows = [logged.meta.stream async for logged in second.feed()]
+        assert rows == [f"course:{others}", f"course:{mine}"]

@@ -48,11 +48,12 @@ async def machines(
     postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[Machine]]:
     ports: list[int] = []
-    beside = meeting._folders
+    beside = vars(meeting)["_folders"]
 
     def folders(address: str) -> list[str]:
         """Give no folder of an owner, whose way is a wire."""
-        return [] if any(f":{port}" in address for port in ports) else beside(address)
+        found: list[str] = beside(address)
+        return [] if any(f":{port}" in address for port in ports) else found
 
     monkeypatch.setattr("engine.members.meeting._folders", folders)
     log = postgres.url(postgres.new_schema(), "lease=5", "patience=1")

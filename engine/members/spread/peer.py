@@ -141,7 +141,7 @@ class Peer:
             if hearing.is_silent:
                 self._logger.warning(
                     "%s has said nothing for %g s: its event loop is blocked, or the way to it is "
-                    "cut. It is connected with anew",
+                    "cut. Its line is made again",
                     *(self.there.holder, PATIENCE_SECONDS),
                 )
                 line.abort()

@@ -344,6 +344,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "aca89d01": _at_once(_log_id),
     "a1069ccb": _limits(10.0, 10.0),
     "1d227a9b": _limits(5.0, 10.0),
+    "017fb276": _limits(5.0, 2.0),
     "47bc2fe1": _limits(5.0, 0.0),  # as a mutant has it
     "3e8eafed": _at_once(_wait_for_standbys),
     "4f9c549a": _locking_as_written,

@@ -35,7 +35,6 @@ from .tags import read_came
 from .timers import ChangedTimers, read_standing
 from .writer import (
     _FOUND,  # pyright: ignore[reportPrivateUsage]
-    _LIMITS,  # pyright: ignore[reportPrivateUsage]
     _WAIT_FOR_STANDBYS,  # pyright: ignore[reportPrivateUsage]
     Writer,
     _Course,  # pyright: ignore[reportPrivateUsage]
@@ -45,6 +44,10 @@ from .writer import (
 
 __all__ = ["SpreadWriter"]
 
+_LIMITS: Final = (
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '2s'"
+)
+"""All owners wait for one that has the lock, and stands still between two of its statements."""
 # No member has the number NULL: nothing is appended to a log that has lost what this one wrote.
 _APPEND: Final = (
     "SELECT state, last, at, bad, actual FROM {s}.append_5("
