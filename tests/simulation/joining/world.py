@@ -289,6 +289,8 @@ class JoiningWorld(World):
     """Between two commands that show what an engine believes."""
     follow_seconds = 5.0
     """Within which a member is shown what is in the log, where all is well."""
+    start_seconds = 60.0
+    """Within which one has started, whose database is slow."""
     join: bool | Literal["spread"] = True
     """How its engines share the log."""
     loop: WiresLoop
@@ -356,7 +358,10 @@ class JoiningWorld(World):
         looking = [asyncio.ensure_future(self._look_on(slot, over)) for slot in slots]
         await super().live_quietly()
         end = self.loop.time() + self.follow_seconds
+        last = end + self.start_seconds
         while self.loop.time() < end and any(map(self._lacks, slots)):
+            if not all(slot[-1].opened for slot in slots):
+                end = min(last, self.loop.time() + self.follow_seconds)
             await asyncio.sleep(0.1)
         for slot in filter(self._lacks, slots):
             log = self.server.tables.events
