@@ -212,8 +212,8 @@ class Journal:
             size += entry.size
             if entries and (events > self._limits.batch_events or size > self._limits.batch_bytes):
                 break
-            entries.append(self._gathered.popleft())
-            entry.is_sent = True
+            self._gathered.popleft().is_sent = True
+            entries.append(entry)
             left_events, left_bytes = events, size
         self._left(left_events, left_bytes)
         assert self._gathered or self._gathered_events == self._gathered_bytes == 0
