@@ -96,8 +96,7 @@ class Journal:
         """Makes durable what a batch needs to be read, before it is written."""
         self._tagged = tagged
         self._shared = shared
-        self._intake = intake
-        self._limits = limits
+        self._intake, self._limits = intake, limits
         self.time = Timekeeper(ports.clock, logger)
         self._stopwatch = ports.stopwatch
         self._watch = watch
