@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import apsw
@@ -16,6 +17,7 @@ from engine import (
     KeyReused,
     Ports,
     Rejected,
+    Retention,
     StreamUnreadable,
     WrongVersion,
 )
@@ -27,6 +29,8 @@ from engine.stores.sqlite.log.cold import cold_path
 from tests.backups.made import backed_up, restored
 from tests.crashes.archive import read
 from tests.whole.orders import (
+    Close,
+    Closed,
     GetAll,
     Note,
     Open,
@@ -35,6 +39,7 @@ from tests.whole.orders import (
     filled,
 )
 
+RULES = [Retention(Order, [Closed], archive_after=timedelta(days=0))]
 RULE = ArchiveRule("order", ("order-closed",), 1 << 60)
 
 
@@ -202,6 +207,57 @@ def test_sql_never_calculates_without_what_was_archived(
         assert asked("count(*) AS n") == (0, '{"n":27}\n')
     whole.replace(cold)
     assert asked(contents) == before
+
+
+def test_sql_never_calculates_with_the_archive_of_another_course(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Two copies of one log went on apart, and got each other's cold file: the sum was wrong."""
+    first, second = str(tmp_path / "first.db"), str(tmp_path / "second.db")
+    asyncio.run(filled(first))
+    Path(second).write_bytes(Path(first).read_bytes())
+    rule = ["--kind", "order", "--closed-by", "order-closed"]
+
+    async def goes_on(path: str, note: str) -> None:
+        async with engine(path) as running:
+            await running.execute(Note("o-late", note))
+            await running.execute(Close("o-late"))
+            await running.execute(Note("o-last", "last"))
+
+    for path, note in ((first, "here"), (second, "there")):
+        asyncio.run(goes_on(path, note))
+        assert main(["archive", path, *rule]) == 0
+    capfd.readouterr()
+    Path(cold_path(first)).write_bytes(Path(cold_path(second)).read_bytes())
+
+    def asked(what: str) -> tuple[int, str]:
+        status = main(["sql", first, f"SELECT {what} FROM log", "--json"])
+        out, err = capfd.readouterr()
+        return status, out or err
+
+    status, said = asked("sum(length(payload))")
+    assert (status, "or has another one" in said) == (1, True)
+    assert asked("count(*) AS n")[0] == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_an_archive_of_no_log_makes_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    """A slip in the name made an empty log, with the status 0."""
+    path = str(tmp_path / "slip.db")
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    rules = f"{__name__}:RULES"
+    for command in (
+        ["archive", path, "--kind", "order", "--closed-by", "order-closed", *more],
+        ["archive", str(empty), "--kind", "order", "--closed-by", "order-closed", *more],
+        ["retention", path, rules, *more],
+    ):
+        assert main(command) == 1
+        assert "there is no log" in capfd.readouterr().err
+    assert [each.name for each in tmp_path.iterdir()] == ["empty.db"]
+    assert empty.stat().st_size == 0
 
 
 CHANGES = [

@@ -47,7 +47,8 @@ _WHOLE_LOG: Final = f"""WITH log AS NOT MATERIALIZED (
         CASE WHEN e.encoding <> {MOVED} THEN l.metadata WHEN c.position IS NULL THEN {{unread}}
             WHEN c.metadata <> '' THEN {{metadata}} END AS metadata
     FROM {{s}}.log l JOIN {{s}}.events e ON e.position = l.position
-    LEFT JOIN {{contents}} c ON c.position = l.position AND e.encoding = {MOVED})
+    LEFT JOIN {{contents}} c ON c.position = l.position AND c.checksum = e.checksum
+        AND e.encoding = {MOVED})
 """  # noqa: S608 - names and a number of ours
 """What a statement means by `log` where events were archived."""
 _SHOWN: Final = (
@@ -62,7 +63,8 @@ _UNREAD: Final = (
 )
 """An error with these words, at the row for which it is wanted."""
 _NO_CONTENTS: Final = (
-    "(SELECT 0::bigint AS position, 0 AS encoding, ''::bytea AS payload, ''::bytea AS metadata)"
+    "(SELECT 0::bigint AS position, 0::bigint AS checksum, 0 AS encoding, ''::bytea AS payload, "
+    "''::bytea AS metadata)"
 )
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     **dict.fromkeys(("int2", "int4", "int8", "oid"), int),

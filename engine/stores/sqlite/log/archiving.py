@@ -142,7 +142,8 @@ class SqliteArchiver(SqliteStore):
         self._run = 0
 
     async def __aenter__(self) -> SqliteArchiver:
-        """Take the log; raise StoreLocked where an engine has it."""
+        """Take the log; raise StoreLocked where an engine has it, StoreRefused without a log."""
+        self._check_there()
         await self.open(self._given)
         return self
 
@@ -155,6 +156,11 @@ class SqliteArchiver(SqliteStore):
         """Give the log back."""
         await self._end()
 
+    def _check_there(self) -> None:
+        """Refuse a name that leads to no log: an engine would make one of that name."""
+        if not files_of(self._given).size(self.path):
+            raise StoreRefused(f"there is no log {self.path}: nothing was moved")
+
     async def archive(
         self, rule: ArchiveRule, progress: Progress, *, dry_run: bool = False
     ) -> Archived:
@@ -165,6 +171,7 @@ class SqliteArchiver(SqliteStore):
         if dry_run and self._is_entered:
             await self._count(rule, done, self._own)
         elif dry_run:
+            self._check_there()
             with (
                 unreadable(self.path),
                 closing(files.connect(self.path, readonly=True)) as connection,

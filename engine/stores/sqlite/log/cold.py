@@ -57,11 +57,14 @@ _LOG: Final = f"""
             WHEN c.position IS NULL THEN archive_unread(hot.position)
             WHEN c.metadata <> x'' THEN CAST(c.metadata AS TEXT) END AS metadata
     FROM main.log AS hot JOIN main.events AS e ON e.position = hot.position
-    LEFT JOIN {{cold}} AS c ON c.position = hot.position AND e.encoding = {MOVED}
+    LEFT JOIN {{cold}} AS c ON c.position = hot.position AND c.checksum = e.checksum
+        AND e.encoding = {MOVED}
 """  # noqa: S608 - a number of ours
 """The view `log` for people, with the contents of what was moved."""
 _COLD: Final = f"{_SCHEMA}.events"
-_NO_COLD: Final = "(SELECT 0 AS position, 0 AS encoding, x'' AS payload, x'' AS metadata)"
+_NO_COLD: Final = (
+    "(SELECT 0 AS position, 0 AS encoding, x'' AS payload, x'' AS metadata, 0 AS checksum)"
+)
 
 PARTIAL: Final = ".partial"
 """Behind the name of a file that is not whole yet."""
@@ -168,7 +171,7 @@ def show_moved(connection: Any) -> None:
         return
 
     def unread(position: int) -> None:
-        raise ArchiveUnread(position, path, why or f"{path} does not have it")
+        raise ArchiveUnread(position, path, why or f"{path} does not have it, or has another one")
 
     connection.create_scalar_function("archive_unread", unread, 1)
     run(connection, _LOG.format(cold=_COLD if why is None else _NO_COLD))
