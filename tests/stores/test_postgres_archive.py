@@ -161,8 +161,8 @@ async def test_sql_never_calculates_without_what_was_moved(log: Log) -> None:
     await log.sql("ALTER SCHEMA {s}_away RENAME TO {s}_archive")
     await log.sql("ALTER TABLE {s}_archive.contents DISABLE TRIGGER contents_never_change")
     # As that of a log is which went on otherwise behind a restore.
-    await log.sql("UPDATE {s}_archive.contents SET checksum = 1, payload = '1' WHERE position = 1")
-    with pytest.raises(UsageError, match="the event at position 1 was archived"):
+    await log.sql("UPDATE {s}_archive.contents SET checksum = checksum - 1")
+    with pytest.raises(UsageError, match="the event at position [0-9]+ was archived"):
         await asyncio.to_thread(asked_for, sums)
 
 
