@@ -117,6 +117,38 @@ async def test_an_owner_whose_aggregate_another_one_moved_answers_by_what_is_the
         assert await cents(first, a, b, other) == [40, 31, 33]
 
 
+async def test_what_another_one_has_moved_is_loaded_before_it_is_decided_on(log: str) -> None:
+    """An append finds what others have appended since: what is old in memory leaves it."""
+    async with owners(log) as [first, second]:
+        [a], [b, other] = accounts_of(first, 1), accounts_of(second, 2)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 1))
+        await first.execute(Transfer(a, b, 10))
+        await second.execute(Deposit(other, 1))
+
+        assert (await second.execute(Deposit(b, 1))).version == 3
+        assert wiring_of(second).journal.statistics().conflicts == 0
+        assert await cents(first, a, b, other) == [90, 12, 1]
+
+
+async def test_a_batch_is_planned_where_a_pooler_has_taken_what_was_prepared(log: str) -> None:
+    async with owners(log) as [first, second]:
+        [a], [b] = accounts_of(first, 1), accounts_of(second, 1)
+        await first.execute(Deposit(a, 100))
+        await second.execute(Deposit(b, 1))
+        for version in (3, 5):
+            await first.execute(Transfer(a, b, 10))
+            assert (await second.execute(Deposit(b, 1))).version == version
+            line = wiring_of(second).store._open_writer().line
+            if version > 3:
+                assert line.pooled
+                break
+            assert not line.pooled
+            for number in range(1, len(line._statements)):  # all but the append, which comes first
+                await line.connection.execute(f"DEALLOCATE foldline_{number}")
+        assert await cents(first, a, b) == [80, 23]
+
+
 async def test_a_decision_stands_on_what_all_its_aggregates_are_also_without_events(
     log: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -144,6 +144,9 @@ class Spread:
     async def _take_part(self, started: asyncio.Future[None]) -> None:
         """Be a member until this process leaves, or was declared dead."""
         wiring = self._make(lambda view: self._heed(wiring, view))
+        if wiring.shared is not None:
+            store: Any = wiring.store
+            store.overtaken = partial(_let_go, wiring)
         wiring.entrance.open()
         await self._meeting.prepare(wiring.store)
         try:
@@ -225,6 +228,13 @@ def _attending(wiring: Wiring) -> Attending:
     store: Any = wiring.store
     attending: Attending = store.attendance
     return attending
+
+
+def _let_go(wiring: Wiring, moved: Mapping[str, int]) -> None:
+    """Let aggregates leave memory that others have moved: the next command loads them again."""
+    found = [wiring.directory.resident(stream) for stream in moved]
+    old = [actor for actor in found if actor is not None and actor.version < moved[actor.stream]]
+    wiring.directory.let_go(old)
 
 
 async def _first(*waits: Awaitable[object]) -> None:

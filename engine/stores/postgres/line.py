@@ -57,6 +57,14 @@ class Line:
                 self.pooled = True  # it was somebody else's connection that has it
         return await self.connection.fetch(query, *values)
 
+    @property
+    def inside(self) -> Line:
+        """The line as it is used in a transaction, which ends with the first statement that fails.
+
+        What is prepared is used there too. It was prepared on this connection, or none is.
+        """
+        return Line(self.connection, pooled=True) if self.pooled else self
+
     async def prepare(self, query: str) -> None:
         """Prepare a statement before its first use, which need not wait for that then."""
         if not self.pooled:

@@ -172,6 +172,20 @@ def _wait_for_standbys(call: Asking) -> Rows:
     return []
 
 
+def _at_a_begin(*, synced: bool, locking: bool) -> Statement:
+    """Do as one statement what begins a transaction."""
+
+    def run(call: Asking, values: Sequence[Any]) -> Running:
+        yield from _limits(5.0, 10.0)(call, values)
+        if synced:
+            _wait_for_standbys(call)
+        if locking:
+            yield from _locking_as_written(call, values)
+        return []
+
+    return run
+
+
 def _limits(lock_seconds: float, idle_seconds: float) -> Statement:
     def run(call: Asking) -> Rows:
         call.lock_seconds, call.idle_seconds = lock_seconds, idle_seconds
@@ -265,6 +279,14 @@ def _checksum(call: Asking, position: int) -> Rows:
     return [(event.checksum,) for event in call.tables.events if event.position == position]
 
 
+def _moved(call: Asking, after: int, first: int, last: int) -> Rows:
+    versions: dict[str, int] = {}
+    for event in call.tables.events:
+        if event.position > after and not first <= event.position <= last:
+            versions[event.stream] = event.version
+    return [*versions.items()]
+
+
 def _found(call: Asking, streams: Sequence[str], versions: Sequence[int]) -> Rows:
     rows: Rows = []
     for stream, version in zip(streams, versions, strict=True):
@@ -346,6 +368,9 @@ _KNOWN: Final[dict[str, Statement]] = {
     "1d227a9b": _limits(5.0, 10.0),
     "017fb276": _limits(5.0, 2.0),
     "47bc2fe1": _limits(5.0, 0.0),  # as a mutant has it
+    "f6c08e86": _at_a_begin(synced=True, locking=False),
+    "4148aa9b": _at_a_begin(synced=False, locking=True),
+    "f084d7b6": _at_a_begin(synced=True, locking=True),
     "3e8eafed": _at_once(_wait_for_standbys),
     "4f9c549a": _locking_as_written,
     "7cf30d87": _locking,
@@ -394,5 +419,6 @@ _KNOWN: Final[dict[str, Statement]] = {
     "68d06cf9": _at_once(_kinds),
     "9df97314": _at_once(_snapshots),
     "52c93730": _at_once(_found),
+    "03b20c6f": _at_once(_moved),
     "4818183e": _at_once(_checksum),
 }

@@ -10,8 +10,9 @@ anew only while no other one lives whose events have other tags.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -44,6 +45,14 @@ _BUSY_EVENTS: Final = 8
 """Of a batch, from which on its owner is one that appends all the time."""
 _TURN_SECONDS: Final = 0.02
 """The longest time for which it gathers while others append."""
+_MOVED_MAX: Final = 2_000
+"""Events of others between two appends, up to which it is looked what they have moved."""
+_LOOK_SECONDS: Final = 0.1
+"""The longest time for which answers wait for that look, which saves work and nothing else."""
+_MOVED: Final = (
+    "SELECT stream, max(version) FROM {s}.events "
+    "WHERE position > $1 AND (position < $2 OR position > $3) GROUP BY stream"
+)
 _REST_SECONDS: Final = 0.005
 """Between two looks whether the lease was renewed."""
 _OTHERS: Final = "SELECT m.holder FROM {s}.members m WHERE m.decides AND m.member <> $1"
@@ -111,6 +120,8 @@ class SpreadStore(LeadingStore):
         self._turn_seconds = 0.0
         """How long to gather before the next append."""
         self.attendance: Attendance | None = None
+        self.overtaken: Callable[[Mapping[str, int]], None] | None = None
+        """Is told which streams others have brought to which versions, where that is of use."""
         self.shares = ""
         """Of which kinds its joint decisions are, and its tags, as other members are told."""
 
@@ -166,6 +177,26 @@ class SpreadStore(LeadingStore):
         if attendance.view.number <= self._changed_at:
             return False
         return attendance.is_held()
+
+    async def _look_what_moved(self, committed: Committed, before: int) -> None:
+        """Tell what others have appended since the last append of this one.
+
+        Commands that come now would be decided on what is in memory, and again when that is found
+        to be old. A look that fails costs that and nothing more: each append looks by itself.
+        """
+        events, tell = committed.events, self.overtaken
+        if tell is None or not events or not before:
+            return
+        first, last = events[0].position, events[-1].position
+        if not 1 < first - before < _MOVED_MAX:
+            return
+        query = self.address.sql(_MOVED)
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                rows = await self._open_lines().run(
+                    lambda line: line.fetch(query, before, first, last)
+                )
+                tell({row[0]: row[1] for row in rows})
 
     def _note_turn(self, committed: Committed, seconds: float) -> None:
         """Find out whether others append between the appends of this one, and gather longer then.
@@ -261,7 +292,9 @@ class SpreadStore(LeadingStore):
         begun = self._now()
         try:
             committed = await PostgresStore.append(self, batch)
-            self._note_turn(committed, self._now() - begun)
+            before, seconds = self._ended_at, self._now() - begun
+            self._note_turn(committed, seconds)
+            await self._look_what_moved(committed, before)
             return committed
         except LeaderChanged:
             raise

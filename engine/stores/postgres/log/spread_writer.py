@@ -26,8 +26,9 @@ from ...contract.log import (
 )
 from ...contract.membership import LeaderChanged, LedBy, ViewChanged
 from ..driver import Record
+from ..failures import sqlstate_of
 from ..line import Line
-from .appending import Sending, nothing_of, planned_out
+from .appending import KnownTypes, Sending, nothing_of, planned_out
 from .claims import ChangedClaims, read_holders
 from .reading import read_head, read_versions
 from .schema import lock_key
@@ -65,6 +66,8 @@ _APPEND_BESIDE: Final = (
     "$37, $38)"
 )
 _NO_TIMERS: Final = ChangedTimers((), {}, 0)
+_ABORTED: Final = "25P02"
+"""The SQLSTATE of a transaction in which a statement has failed before."""
 _RENEW: Final = "SELECT {s}.renew_member_1($1, $2, $3)"
 _INDEX: Final = (
     "SELECT {s}.add_tags_1((SELECT s.session FROM {s}.sessions s WHERE s.live), $1, $2, $3)"
@@ -81,12 +84,23 @@ class SpreadWriter(Writer):
     """The view that the batch in hand was decided by."""
     _number = 0
     """Of its line."""
+    meets_others = False
+    """Whether streams of the last batch were elsewhere: likely those of the next one are too."""
 
     async def begin(self) -> None:
         """Read the end of the log and its types; get ready to append."""
         self._append = self._address.sql(_APPEND)
         self._append_beside = self._address.sql(_APPEND_BESIDE)
         await super().begin()
+
+    async def append(self, batch: Batch) -> Committed:
+        """Append what fits of a batch; plan it at once where most likely not all of it does.
+
+        Who tries first waits for the lock twice.
+        """
+        if self.meets_others and self.stopped is None:
+            return await self._again(_Course(batch, None), None)
+        return await super().append(batch)
 
     async def _send(self, sending: Sending, seconds: float) -> Committed:
         """Have it written; raise _Misfit for a new plan, _Moved where its outcome is to be sought.
@@ -113,12 +127,9 @@ class SpreadWriter(Writer):
         The lease is renewed behind that: a server that another one has replaced reads on, and
         commits nothing. No append of others waits for this one.
         """
-        connection = self._line.connection
-        line = Line(connection, pooled=True)
+        connection, line = self._line.connection, self._line.inside
         async with connection.transaction():
-            await connection.execute(_LIMITS)
-            if self._synced:
-                await connection.execute(_WAIT_FOR_STANDBYS)
+            await connection.execute(self._limits())
             await self.check_history(line)
             asked = sending.asked
             there = await read_versions(line, self._address.schema, sorted(asked))
@@ -137,8 +148,7 @@ class SpreadWriter(Writer):
 
     async def _append_tagged(self, sending: Sending) -> _Done | None:
         """Do as `_append_once`, where nobody may append between a look for tags and the events."""
-        connection = self._line.connection
-        line = Line(connection, pooled=True)
+        connection, line = self._line.connection, self._line.inside
         async with connection.transaction():
             await self._lock(line)
             await self._look_for_tags(line, sending)
@@ -222,8 +232,7 @@ class SpreadWriter(Writer):
 
     async def _plan_and_send(self, course: _Course) -> Committed:
         """Plan a batch on what is there, and write it before anybody else writes."""
-        batch, connection = course.batch, self._line.connection
-        line = Line(connection, pooled=True)
+        batch, connection, line = course.batch, self._line.connection, self._line.inside
         self._warned = False
         done: _Done | None = None
         while done is None:
@@ -231,6 +240,8 @@ class SpreadWriter(Writer):
                 async with connection.transaction():
                     await self._lock(line)
                     sending = await self._planned(line, batch)
+                    planned = None if isinstance(sending, Committed) else sending.plan
+                    self.meets_others = planned is None or planned.refused > 0
                     if isinstance(sending, Committed):
                         # What is refused was decided by this view as well.
                         if await self._call(line, nothing_of(batch)) is not None:
@@ -244,19 +255,21 @@ class SpreadWriter(Writer):
         assert course.sending is not None
         return self._done(course.sending, *done)
 
+    def _limits(self) -> str:
+        """Give what begins each transaction, as one statement: others wait for each round trip."""
+        return f"{_LIMITS}; {_WAIT_FOR_STANDBYS}" if self._synced else _LIMITS
+
     async def _lock(self, line: Line) -> None:
-        connection = line.connection
-        await connection.execute(_LIMITS)
-        if self._synced:
-            await connection.execute(_WAIT_FOR_STANDBYS)
-        key = lock_key(self._address.schema)
-        await connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
+        first, second = lock_key(self._address.schema)
+        lock = f"SELECT pg_catalog.pg_advisory_xact_lock({first}, {second})"
+        await line.connection.execute(f"{self._limits()}; {lock}")
 
     async def _planned(self, line: Line, batch: Batch) -> Sending | Committed:
+        """Plan on what is there. The append behind it looks whether the log has lost anything."""
         schema = self._address.schema
         streams = {write.stream for request in batch.requests for write in request.writes}
-        await self.check_history(line)
-        await self.learn_types(line)
+        if not _knows_types(self.types, batch):
+            await self.learn_types(line)
         head = await read_head(line, schema)
         versions = await read_versions(line, schema, sorted(streams))
         holders = await read_holders(line, schema, claim_keys(batch))
@@ -269,8 +282,7 @@ class SpreadWriter(Writer):
 
     async def _look(self, sending: Sending) -> Committed | None:
         """Find out whether a batch is in the log; None where it is not, and never will be."""
-        first, connection = sending.first, self._line.connection
-        line = Line(connection, pooled=True)
+        first, connection, line = sending.first, self._line.connection, self._line.inside
         self._warned = False
         with self._line.answering(self._address.attempt_seconds):
             async with connection.transaction():
@@ -306,7 +318,23 @@ class SpreadWriter(Writer):
     def _judged(self, course: _Course, error: Exception) -> Exception | None:
         if isinstance(error, ViewChanged):
             return error
+        if sqlstate_of(error) == _ABORTED:
+            return None  # a pooler had what was prepared: `Line` knows by now, and prepares nothing
         return super()._judged(course, error)
+
+
+def _knows_types(known: KnownTypes, batch: Batch) -> bool:
+    """Tell whether the types of a batch are those that the log has, by what was read of it."""
+    kinds = {
+        id(data.type): data.type
+        for request in batch.requests
+        for write in request.writes
+        for data in write.events
+    }
+    return all(
+        known.get((kind.name, kind.version), (0, ""))[1] == kind.schema_hash
+        for kind in kinds.values()
+    )
 
 
 def _led_by(batch: Batch) -> set[int]:
