@@ -1,8 +1,8 @@
 """`foldline verify FILE`: looks for damage in a log, its views, or a backup, and names all of it.
 
-Rules: it only reads, and rests a part of the time beside an engine. What is wrong goes to the
-output, a line each, and a summary at the end; how far it is, to the error stream. What could not be
-looked at is said and never called sound.
+Rules: it only reads, by itself or with others (`verify_crew`), and rests beside an engine. What is
+wrong goes to the output, a line each, and a summary at the end; how far it is, to the error stream.
+What could not be looked at is said and never called sound.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ..backups.reading import BackupLog, BackupSource, look_at_files
 from ..engine import Engine
 from ..model.aggregate import definitions_of
 from ..outside.copying import CopyProgress
+from ..outside.stretches import Alone
 from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
 from ..running import calm_collector, run
@@ -31,6 +32,8 @@ from .options import DONE, FAILED, USAGE, some
 from .output import say
 from .printing import counted
 from .progress import Shown, ending_tidily
+from .verify_child import Task
+from .verify_crew import LARGE, Helpers
 
 __all__ = ["add_parser"]
 
@@ -47,6 +50,9 @@ write-ahead log is read. In PostgreSQL the extension amcheck looks at the indexe
 
 The rows of views have no checksums. With --app the code of the application folds them again in
 memory, and snapshots too, and compares. Rows that differ are mended by `projections reset`.
+
+A large log is looked at by several processes. Beside an engine it is one, which lets all others of
+the machine go first and rests most of the time.
 
 It names all that it finds: nothing is changed. `repair` mends events from a backup."""
 
@@ -86,6 +92,13 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help=f"of the time that is worked, the rest is rested (default: 100, and {BESIDE_PERCENT} "
         "if an engine has the log open)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=some,
+        metavar="N",
+        help=f"processes that look at once (default: one, and from {LARGE:,} events on one for "
+        "each core if no engine has the log open; a backup has one)",
     )
     parser.set_defaults(run=_run)
 
@@ -134,11 +147,14 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
         backup = BackupSource(BackupLog(place))
         return verify_log(backup, None, report, _Lane(shown, pace), window=window)
     outside = backend_of_text(options.file).outside(ports)
-    percent = options.percent or (_PERCENT_MAX if outside.writer() is None else BESIDE_PERCENT)
-    lane = _Lane(shown, Pace(min(percent, _PERCENT_MAX), ports.clock.monotonic))
+    is_beside = outside.writer() is not None
+    percent = min(options.percent or (BESIDE_PERCENT if is_beside else _PERCENT_MAX), _PERCENT_MAX)
+    lane = _Lane(shown, Pace(percent, ports.clock.monotonic))
     now = ports.clock.now()
     source, structure = outside.copy_source(), outside.structure()
-    done = verify_log(source, structure, report, lane, window=window, now=now)
+    alone, task = Alone(source.log, structure, lane.rest), Task(options.file, percent, is_beside)
+    with Helpers(alone, task, options.jobs) as crew:
+        done = verify_log(source, structure, report, lane, window=window, now=now, crew=crew)
     if engine is not None:
         _compare_code(engine, outside, done, report, lane)
     return done

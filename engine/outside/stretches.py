@@ -83,13 +83,14 @@ class Met(msgspec.Struct, array_like=True):
     last: int
 
 
-class Keys(msgspec.Struct, array_like=True):
-    """The keys of a stretch, in order: each as a hash of stream and key."""
+class Keys(msgspec.Struct, array_like=True, frozen=True):
+    """The keys of a stretch, in order: columns of numbers of 64 bits, as they lie in memory."""
 
-    hashes: array[int] = msgspec.field(default_factory=lambda: array("q"))
-    positions: array[int] = msgspec.field(default_factory=lambda: array("q"))
-    versions: array[int] = msgspec.field(default_factory=lambda: array("q"))
-    met: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    hashes: bytes = b""
+    """Of stream and key."""
+    positions: bytes = b""
+    versions: bytes = b""
+    met: bytes = b""
     """The places of their streams in `Stretch.met`."""
 
 
@@ -107,7 +108,7 @@ class Stretch(msgspec.Struct):
     lost: list[Lost] = []
     findings: list[Finding] = []
     met: list[Met] = []
-    keys: Keys = msgspec.field(default_factory=Keys)
+    keys: Keys = Keys()
     carried: list[StoredEvent] = []
     """Events that may say something of claims or timers."""
     tags: dict[int, int] = {}
@@ -193,12 +194,14 @@ class _Looking:
         self._given = Stretch(end)
         self._places: dict[str, int] = {}
         """Of the streams in what is given."""
+        self._keys = [array("q") for _ in Keys.__struct_fields__]
         self._tags = TagSums(forms)
         self._lost = 0
 
     def done(self) -> Stretch:
         """Give what was seen."""
         given = self._given
+        given.keys = Keys(*[column.tobytes() for column in self._keys])
         given.tags, given.tag_rows = self._tags.sums, self._tags.rows
         return given
 
@@ -258,21 +261,22 @@ class _Looking:
             self._tell("version", text, position, stream)
 
     def _see_keys(self, page: ProvedPage, places: Sequence[int]) -> None:
-        keys, streams, first = self._given.keys, page.streams, page.after + 1
+        hashes, positions, versions, met = self._keys
+        streams, first = page.streams, page.after + 1
         found = _plain_keys(page.metadata)
         if found is not None:
-            keys.hashes.extend(map(hash, zip(streams, found, strict=True)))
-            keys.positions.extend(range(first, first + len(found)))
-            keys.versions.extend(page.versions)
-            keys.met.extend(places)
+            hashes.extend(map(hash, zip(streams, found, strict=True)))
+            positions.extend(range(first, first + len(found)))
+            versions.extend(page.versions)
+            met.extend(places)
             return
         for place, metadata in enumerate(page.metadata):
             key = self._odd_key(page, place) if b'"key"' in metadata else None
             if key is not None:
-                keys.hashes.append(hash((streams[place], key)))
-                keys.positions.append(first + place)
-                keys.versions.append(page.versions[place])
-                keys.met.append(places[place])
+                hashes.append(hash((streams[place], key)))
+                positions.append(first + place)
+                versions.append(page.versions[place])
+                met.append(places[place])
 
     def _odd_key(self, page: ProvedPage, place: int) -> bytes | None:
         metadata, stream = page.metadata[place], page.streams[place]

@@ -229,15 +229,19 @@ class _Verifying:
 
     def _join_keys(self, stretch: Stretch) -> None:
         keys, known = stretch.keys, self._keys
-        fresh = len(set(keys.hashes)) == len(keys.hashes) and known.keys().isdisjoint(keys.hashes)
+        hashes, versions = (memoryview(each).cast("q") for each in (keys.hashes, keys.versions))
+        fresh = len(set(hashes)) == len(hashes) and known.keys().isdisjoint(hashes)
         if fresh:
-            known.update(zip(keys.hashes, keys.versions, strict=True))
+            known.update(zip(hashes, versions, strict=True))
         else:
-            for place, (hashed, version) in enumerate(zip(keys.hashes, keys.versions, strict=True)):
+            positions, met = (memoryview(each).cast("q") for each in (keys.positions, keys.met))
+            for hashed, version, position, place in zip(
+                hashes, versions, positions, met, strict=True
+            ):
                 before = known.get(hashed)
                 if before is not None:
-                    stream = stretch.met[keys.met[place]].stream
-                    self._look_at_known(stream, version, keys.positions[place], before)
+                    stream = stretch.met[place].stream
+                    self._look_at_known(stream, version, position, before)
                 known[hashed] = version
         for _ in range(len(known) - _KEYS_MAX):
             del known[next(iter(known))]

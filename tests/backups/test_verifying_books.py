@@ -108,3 +108,25 @@ async def test_the_row_that_says_whose_a_file_is_has_its_number(file: str, tmp_p
     outside.structure().whole(found.append, lambda: None)
 
     assert [f"the table 'about' of {tmp_path / file}" in one.text for one in found] == [True]
+
+
+async def test_a_slice_that_is_no_number_is_told(tmp_path: Path) -> None:
+    """A flipped bit made one of text, and `verify` ended with a traceback."""
+    path, views = tmp_path / "log.db", str(tmp_path / "log.views.db")
+    async with Engine([Board], projections=[Counts], store=path):
+        pass
+    with closing(apsw.Connection(views)) as connection:
+        (schema,) = run(connection, "SELECT sql FROM sqlite_schema WHERE name = 'checkpoints'")
+        run(connection, "PRAGMA writable_schema = ON")
+        plain = "UPDATE sqlite_schema SET sql = replace(sql, 'STRICT, ', '')"
+        run(connection, f"{plain} WHERE name = 'checkpoints'")
+    with closing(apsw.Connection(views)) as connection:
+        row = "projection, build, 'x', position, checksum"
+        run(connection, f"INSERT INTO checkpoints SELECT {row} FROM checkpoints")
+        run(connection, "PRAGMA writable_schema = ON")
+        run(connection, "UPDATE sqlite_schema SET sql = ? WHERE name = 'checkpoints'", schema)
+
+    found: list[Finding] = []
+    open_backend(f"sqlite:{path}").outside(Ports()).structure().whole(found.append, lambda: None)
+
+    assert "checkpoint" in {finding.wrong for finding in found}, found

@@ -31,6 +31,7 @@ ALLOWED = {
     "stores.umadb.form": {"uuid"},  # UUID: the type of a value that is sent
     "model.checking": {"uuid"},  # UUID: the type of a value that is checked
     "write.keys": {"uuid"},  # uuid5 only: a pure function of its arguments
+    "runtime.interpreter": {"os"},  # the environment of a child, and its place among processes
     "runtime.folder": {"os"},  # files of a folder, synced
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
     "runtime.private_folder": {"os"},  # a folder's descriptor, which is locked

@@ -13,22 +13,23 @@ nothing of the folder that is current, and nothing that the environment names.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from ....errors import StoreFailed, StoreRefused
 from ....model.stored import EventType, Snapshot
-from ....runtime.package import HOME, bare_import
+from ....runtime.interpreter import (
+    can_begin,
+    child_arguments,
+    child_environment,
+)
 from ....runtime.uncancelled import uncancelled
 from ...contract.log import Batch, Committed, Head
 from ...contract.tags import TagForm
@@ -59,13 +60,6 @@ from .protocol import (
 
 __all__ = ["SqliteProcessStore"]
 
-_BEGIN: Final = (
-    "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told.pop(0); "
-    f"{bare_import('stores.sqlite.process.child', 'main')}; main(*told)"
-)
-"""Takes this process's own path of modules, whatever has changed it since it began."""
-_KEPT_OF_ENVIRONMENT: Final = ("PYTHONHOME", "PYTHONMALLOC", "PYTHONDONTWRITEBYTECODE")
-"""Of Python's own variables; the others name what is to be imported, or how it is run."""
 _BUFFER_BYTES: Final = 1024 * 1024
 
 _lines: set[int] = set()
@@ -94,7 +88,7 @@ class SqliteProcessStore(SqliteStore):
                 f"{self.path} is to be written by another process, which knows the machine's own "
                 f"files and none of Ports.files: leave ?writer=process away"
             )
-        if not sys.executable or getattr(sys, "frozen", False):
+        if not can_begin():
             raise StoreRefused(
                 f"{self.path} is to be written by another process, and this program has no Python "
                 f"interpreter to start one with: leave ?writer=process away"
@@ -126,11 +120,10 @@ class SqliteProcessStore(SqliteStore):
         self._log_id, self._head = found.log_id, found.head
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
-        told = (_modules_path(), self.path, self._open_timeout, descriptor, os.getpid())
+        told = (self.path, self._open_timeout, descriptor, os.getpid())
         return subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a caller
-            # Of the current folder (-P) and of the user's own modules (-s) nothing is imported.
-            [sys.executable, "-s", "-P", "-c", _BEGIN, json.dumps(told)],
-            env=_environment(),
+            child_arguments("stores.sqlite.process.child", *told),
+            env=child_environment(),
             cwd="/",
             pass_fds=(descriptor,),
             stdin=subprocess.DEVNULL,
@@ -282,25 +275,6 @@ class SqliteProcessStore(SqliteStore):
     async def event_types(self) -> Sequence[EventType]:
         """Give the types in the order of their first use."""
         return (await self._look(Look())).types
-
-
-def _modules_path() -> list[str]:
-    """Give where this process imports from, without what depends on the current folder.
-
-    What it has imported from there is found where it was, behind all else.
-    """
-    entries: list[object] = [*sys.path]  # where some hosts put what is no text, and is passed over
-    kept = [entry for entry in entries if isinstance(entry, str) and Path(entry).is_absolute()]
-    return kept if HOME in kept else [*kept, HOME]
-
-
-def _environment() -> dict[str, str]:
-    """Give the environment without what tells Python to import something."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PYTHON") or name in _KEPT_OF_ENVIRONMENT
-    }
 
 
 def _forget_parents_lines() -> None:
