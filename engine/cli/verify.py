@@ -97,8 +97,8 @@ def add_parser(subparsers: Any) -> None:
         "--jobs",
         type=some,
         metavar="N",
-        help=f"processes that look at once (default: one, and from {LARGE:,} events on one for "
-        "each core if no engine has the log open; a backup has one)",
+        help="processes that look at once, of a log (default: one, or one for each core from "
+        f"{LARGE:,} events on if no engine has it open)",
     )
     parser.set_defaults(run=_run)
 
