@@ -39,11 +39,11 @@ from .cli import (
     verify,
 )
 from .cli.options import FAILED, USAGE
-from .cli.output import check_texts, own_the_terminal, run_plainly, tell
+from .cli.output import check_texts, own_the_terminal, run_plainly, say, tell
 from .cli.printing import plain
 from .cli.progress import Ended
 from .errors import EngineError
-from .runtime.package import COMMAND
+from .runtime.package import COMMAND, release
 
 __all__ = ["main", "program"]
 
@@ -75,6 +75,14 @@ COMMANDS: Final = (
 INTERRUPTED: Final = 130
 
 
+class _Version(argparse.Action):
+    """Shows the release, which takes some time to find, only if it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        say(f"{COMMAND} {release()}")
+        parser.exit()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; give the exit status."""
     return run_plainly(lambda: _run(arguments))
@@ -85,6 +93,7 @@ def _run(arguments: Sequence[str]) -> int:
         prog=COMMAND,
         description="Look into a log and act on it, while its engine runs or not.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the release, and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)

@@ -47,7 +47,7 @@ def check_installed(address: Address) -> None:
     library, extra = _LIBRARIES[address.broker]
     if importlib.util.find_spec(library) is None:
         raise DefinitionError(
-            f"{address} needs the library {library}: pip install 'foldline[{extra}]'"
+            f"{address} needs the library {library}: pip install '../foldline[{extra}]'"
         )
 
 

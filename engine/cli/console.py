@@ -46,7 +46,7 @@ With --app, the states of aggregates are shown too, and personal data as an engi
 {APP_HELP} It is not started."""
 
 _EPILOG = f"""\
-It needs uvicorn: pip install 'foldline[web]'.
+It needs uvicorn: pip install '../foldline[web]'.
 
 exit status:
   {DONE}    it was stopped, by Ctrl-C or by SIGTERM
@@ -103,7 +103,7 @@ def _port(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("uvicorn") is None:
-        raise UsageError("the console needs a web server: pip install 'foldline[web]'")
+        raise UsageError("the console needs a web server: pip install '../foldline[web]'")
     engine = None if options.app is None else engine_of(options.app)
     return run(lambda: _serve(options, engine))
 

@@ -25,7 +25,7 @@ from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.outside import LogReader, Rows
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file, moment, path, some, whole
+from .options import DONE, FAILED, USAGE, log_file, moment, path, some, stream, whole
 from .output import say
 from .printing import counted, spreadsheet_cell
 from .progress import ending_tidily
@@ -84,7 +84,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--view", metavar="V", help="the rows of this table, as balances_rows, instead of events"
     )
-    parser.add_argument("--stream", metavar="S", help="only this stream, as order:536365")
+    parser.add_argument(
+        "--stream", type=stream, metavar="KIND:ID", help="only this stream, as order:536365"
+    )
     parser.add_argument(
         "--name", action="append", default=[], metavar="N", help="only events of this name"
     )

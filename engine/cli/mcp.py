@@ -32,7 +32,7 @@ on what it reads. Personal data of persons who were erased is masked. States nee
 {APP_HELP} It is not started."""
 
 _EPILOG = f"""\
-It needs the SDK: pip install 'foldline[mcp]'. In the settings of an agent's program:
+It needs the SDK: pip install '../foldline[mcp]'. In the settings of an agent's program:
   {{"command": "foldline", "args": ["mcp", "sqlite:shop.db"]}}
 
 exit status:
@@ -65,7 +65,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("mcp") is None:
-        raise UsageError("the tools need the SDK of the protocol: pip install 'foldline[mcp]'")
+        raise UsageError("the tools need the SDK of the protocol: pip install '../foldline[mcp]'")
     engine = None if options.app is None else engine_of(options.app)
     return run(lambda: _serve(options, engine))
 

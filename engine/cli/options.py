@@ -30,6 +30,7 @@ __all__ = [
     "selection_of",
     "shortened",
     "some",
+    "stream",
     "whole",
 ]
 
@@ -46,7 +47,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the file, the filters and the forms."""
     parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
-    parser.add_argument("--stream", metavar="S", help="only this stream, as order:536365")
+    parser.add_argument(
+        "--stream", type=stream, metavar="KIND:ID", help="only this stream, as order:536365"
+    )
     parser.add_argument(
         "--name",
         action="append",
@@ -142,6 +145,13 @@ def instant(text: str) -> datetime:
             f"{shortened(text)} is not a time in ISO 8601 from the year 1 to 9999 in UTC, as "
             f"2026-01-31 or 2026-01-31T08:05:00Z"
         ) from None
+
+
+def stream(text: str) -> str:
+    """Read the name of a stream."""
+    if ":" not in text:
+        raise argparse.ArgumentTypeError(f"{text!a:.60} is no stream: write KIND:ID")
+    return text
 
 
 def moment(text: str) -> int:

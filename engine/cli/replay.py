@@ -18,7 +18,7 @@ from ..running import run
 from ..stores.urls import store_of_text
 from ..testing.replaying import replay
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE
+from .options import DONE, FAILED, USAGE, stream
 from .output import say
 from .printing import counted
 
@@ -58,7 +58,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("app", metavar="APP", help="the application, as module:attribute")
     parser.add_argument("folder", metavar="FOLDER", help="where the commands are recorded")
-    parser.add_argument("--stream", metavar="KIND:ID", help="only what was decided on this stream")
+    parser.add_argument(
+        "--stream", type=stream, metavar="KIND:ID", help="only what was decided on this stream"
+    )
     parser.add_argument("--command", metavar="NAME", help="only commands of this stored name")
     parser.add_argument("--all", action="store_true", help="show what gave the same, too")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

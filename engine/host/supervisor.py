@@ -198,7 +198,8 @@ class Supervisor:
         except asyncio.CancelledError:
             if anyio.current_effective_deadline() == -math.inf:
                 raise  # the group is ended, since it was asked to or something else has failed
-            raise _ended(_name_of(run), "was cancelled by somebody") from None
+            how = "was cancelled by somebody, or its event loop has ended"
+            raise _ended(_name_of(run), how) from None
         if group not in self._asked:
             raise _ended(_name_of(run), "ended by itself")
 

@@ -9,6 +9,7 @@ clock, store or actor.
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -191,9 +192,9 @@ class AggregateMeta(msgspec.StructMeta):
             cls = super().__new__(mcls, class_name, bases, namespace, **options)
         except TypeError as error:
             raise DefinitionError(
-                f"aggregate {class_name} cannot be made: {error}. An aggregate begins empty: every "
-                f"field has a default, as `liters: int = 0`, and a mutable one comes from a "
-                f"default_factory."
+                f"aggregate {class_name} cannot be made: {_made_plain(error)}. An aggregate begins "
+                f"empty: every field has a default, as `liters: int = 0`. A mutable one that is "
+                f"not empty comes from `msgspec.field(default_factory=...)`."
             ) from error
         if not str(namespace.get("__module__")).startswith(_BASES):
             aggregate = cast("type[Aggregate]", cls)
@@ -273,6 +274,12 @@ def _define(
     )
 
 
+def _made_plain(error: TypeError) -> str:
+    """Give why msgspec makes no class, without advice that is none for an aggregate."""
+    words = str(error).rstrip(".")
+    return re.sub(r"Required field ('\w+') cannot follow.*", r"the field \1 has no default", words)
+
+
 def definitions_of(aggregates: object) -> list[AggregateDefinition]:
     """Give what is known of aggregate classes; raise DefinitionError for what is none."""
     listed = isinstance(aggregates, Sequence)
@@ -282,7 +289,7 @@ def definitions_of(aggregates: object) -> list[AggregateDefinition]:
         if not (inspect.isclass(cls) and issubclass(cls, Aggregate) and cls is not Aggregate):
             raise DefinitionError(
                 f"the engine takes a list of aggregate classes, as Engine([Order, Return]), and "
-                f"{cls!r:.100} is none"
+                f"{cls!r:.100} is none. Projections, sinks and reactors go into `projections=[...]`"
             )
         found.append(cls.__definition__)
     if not listed:

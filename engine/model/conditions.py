@@ -177,7 +177,10 @@ def _plain_column(table: str, shape: RowShape, name: str) -> tuple[int, Column]:
         if column.name == name and not column.is_json:
             return place, column
     fit = [column.name for column in shape.columns if not column.is_json]
-    raise UsageError(f"{name!r} is no field of {table} to look up or order by: use one of {fit}")
+    turned = ", and descending=True for the other way round" if name.startswith("-") else ""
+    raise UsageError(
+        f"{name!r} is no field of {table} to look up or order by: use one of {fit}{turned}"
+    )
 
 
 def _filter_of(where: str, found: tuple[int, Column], asked: Any, values_max: int) -> Filter:

@@ -9,6 +9,7 @@ numbers: another object's own words are never asked for. This file knows no engi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import CoroutineType
 from typing import Final, TypeVar, cast
 
 from ..errors import DefinitionError, InvalidInput
@@ -63,6 +64,8 @@ def shown(value: object) -> str:
         return repr(value)
     if kind is str:
         return ascii(value)[:_SHOWN_CHARACTERS]
+    if kind is CoroutineType:
+        return "a coroutine, which nobody awaited"
     return named(value)
 
 

@@ -322,7 +322,7 @@ def joint_handlers_of(functions: object) -> list[JointHandler]:
         if not isinstance(handler, JointHandler):
             raise DefinitionError(
                 f"decisions= is a list of functions that are marked with @decides, and "
-                f"{shown(function)} is not"
+                f"{getattr(function, '__qualname__', None) or shown(function)} is not"
             )
         found.append(handler)
     return found

@@ -12,8 +12,11 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, ClassVar, Final, cast
+from uuid import UUID
 
 import msgspec
 
@@ -28,7 +31,7 @@ from .aggregate import (
     decisions_named,
     events_named,
 )
-from .annotations import Signature, read_signature, union_members
+from .annotations import Signature, fields_of, read_signature, union_members
 from .codec import masked
 from .messages import Command, Event, Id, Meta
 from .projection import (
@@ -277,6 +280,10 @@ def _name(kind: str, what: str, name: str) -> str:
     return f"{full[: NAME_LENGTH_MAX - 18].rstrip('-')}-x{digest}"
 
 
+_NO_IDS: Final = (int, float, bool, bytes, Decimal, date, datetime, UUID)
+"""Types of fields that can name no instance."""
+
+
 def _checked_by(where: str, event: type[Event], by: Any) -> Callable[[Any, Meta], str | None]:
     """Give what names the instance of an event; raise DefinitionError for what cannot."""
     if callable(by):
@@ -284,6 +291,13 @@ def _checked_by(where: str, event: type[Event], by: Any) -> Callable[[Any, Meta]
         return cast("Callable[[Any, Meta], str | None]", found)
     if isinstance(by, str) and by in event.__struct_fields__:
         field = by
+        (found,) = (info.type for info in fields_of(event) if info.name == field)
+        kinds = [kind for kind in union_members(found) if kind is not type(None)]
+        if kinds and all(kind in _NO_IDS for kind in kinds):
+            raise DefinitionError(
+                f"{where} says by={field!r}, which is no text: an id is a str. Give a function, "
+                f"`by=lambda event, meta: str(event.{field})`"
+            )
         return lambda event, _: getattr(event, field)
     raise DefinitionError(
         f"{where} does not say which instance {event.__name__} is for: give the field that has its "

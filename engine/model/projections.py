@@ -29,7 +29,8 @@ def projections_of(projections: object) -> list[ProjectionDefinition]:
         if not isinstance(definition, ProjectionDefinition):
             raise DefinitionError(
                 f"`projections` takes a list of classes of projections and sinks, as "
-                f"Engine([Order], projections=[Orders]), and {cls!r:.100} is none"
+                f"Engine([Order], projections=[Orders]), and {cls!r:.100} is none. Aggregates and "
+                f"process managers go into the first list"
             )
         if definition in found:
             raise DefinitionError(f"`projections` names {cls.__qualname__} twice: name it once")

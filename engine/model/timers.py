@@ -263,6 +263,8 @@ def set_timers(
     cancelled: list[str] = []
     seen: set[str] = set()
     for timer in given:
+        if isinstance(timer, After | At):
+            known.encode(where, timer.command)  # what is no command is told before its name
         name = _name_of(where, timer)
         if name in seen:
             raise HandlerFailed(

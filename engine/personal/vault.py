@@ -41,7 +41,7 @@ def check_installed() -> None:
     """Raise DefinitionError where the library is not installed; nothing is imported."""
     if importlib.util.find_spec("cryptography") is None:
         raise DefinitionError(
-            "personal fields need the package cryptography: pip install 'foldline[personal]'"
+            "personal fields need the package cryptography: pip install '../foldline[personal]'"
         )
 
 

@@ -38,8 +38,9 @@ class ManualClock:
         """Give the seconds by which it was moved forward."""
         return self._elapsed
 
-    def advance(self, seconds: float) -> None:
-        """Move the clock; back, with a negative number."""
+    def advance(self, by: timedelta | float) -> None:
+        """Move the clock by a timedelta or by seconds; back, with a negative number."""
+        seconds = by.total_seconds() if isinstance(by, timedelta) else by
         self._now += round(seconds * 1_000_000)
         self._elapsed += max(0.0, seconds)
         for call in tuple(self._told):

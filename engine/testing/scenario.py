@@ -52,7 +52,10 @@ NO_DECISION: Decision[Any, Any] = Decision()
 
 
 def given(aggregate: type[A], *events: Event, aggregate_id: str = TEST_ID) -> Scenario[A]:
-    """Begin with an aggregate that has these events; with none, it does not exist yet."""
+    """Begin with an aggregate that has these events; with none, it does not exist yet.
+
+    Its id is the one that the first command names, unless `aggregate_id` says another.
+    """
     return Scenario(aggregate, events, aggregate_id)
 
 
@@ -83,8 +86,8 @@ class Scenario(Generic[A]):
         self.state: A = self._fold()
         """What they come to."""
 
-    def _fold(self) -> A:
-        state = self._aggregate(id=self._id)
+    def _fold(self, aggregate_id: str | None = None) -> A:
+        state = self._aggregate(id=aggregate_id or self._id)
         for event in cast("Sequence[Any]", self.history):
             if not isinstance(event, Event):
                 raise UsageError(
@@ -197,8 +200,9 @@ class Scenario(Generic[A]):
         handler = self._aggregate.__definition__.handlers.get(type(command))
         if handler is None:
             raise UsageError(f"{self._aggregate.__name__} handles no {type(command).__name__}")
-        check_id(as_id(getattr(command, handler.id_field)))
-        state = self._fold()
+        named = as_id(getattr(command, handler.id_field))
+        check_id(named)
+        state = self._fold(named if self._id == TEST_ID else None)
         return _Trial(handler, state, command, shown_state(state))
 
     def _arrival(self, event: Event, meta: Meta | None) -> Command:
@@ -206,7 +210,7 @@ class Scenario(Generic[A]):
         name = self._aggregate.__name__
         routed = arrival(self._aggregate, event, meta or Meta(f"{TEST_ID}:1", 1, 1, 0))
         instance = None if routed is None else getattr(routed, "instance")  # noqa: B009 - of any
-        if routed is None or instance != self._id:
+        if routed is None or self._id not in (instance, TEST_ID):
             raise UsageError(
                 f"the event is for instance {instance!r} of {name}, and this one is {self._id!r}: "
                 f"write given({name}, ..., aggregate_id=...), or give the event its meta"
@@ -242,16 +246,16 @@ class Scenario(Generic[A]):
             fail(
                 f"{handler.decide.__qualname__} changed the state; a handler returns events, and "
                 f"appliers change the state",
-                [str(change) for change in difference(self._fold(), trial.state)]
+                [str(change) for change in difference(self._fold(trial.state.id), trial.state)]
                 or ["before: " + before, "after:  " + after],
             )
         rejection = trial.rejection or claim_refusal(claims, taken)
-        found = self._aggregate, self.history, self._id, pending
+        found = self._aggregate, self.history, trial.state.id, pending
         if rejection is not None:
             return Decided(*found, (), rejection, None, NO_DECISION)
         where, version = handler.decide.__qualname__, len(self.history) + 1
         pending = pending.decided(where, trial.returned, version)
-        found = self._aggregate, (*self.history, *events), self._id, pending
+        found = self._aggregate, (*self.history, *events), trial.state.id, pending
         decided = isinstance(trial.returned, Decision)
         whole: Decision[Any, Any] = trial.returned if decided else NO_DECISION
         decision = msgspec.structs.replace(whole, claims=tuple(claims))

@@ -168,7 +168,7 @@ def _cron(text: str, local: datetime) -> Iterator[datetime]:
     except ImportError as error:
         raise UsageError(
             "cron= needs the package cronsim: install the extra `cron`, as in "
-            "pip install 'foldline[cron]'"
+            "pip install '../foldline[cron]'"
         ) from error
     simulate: Callable[[str, datetime], Iterator[datetime]] = module.CronSim
     try:

@@ -268,6 +268,7 @@ def test_a_file_that_is_no_log_is_told_in_a_line(
         ["log", "x", "--limit", "0"],
         ["log", "x", "--after", "-1"],
         ["log", "x", "--after", "1", "--last"],
+        ["log", "x", "--stream", "c-1"],
         ["tail", "x", "--last", "1", "--after", "1"],
     ],
 )
@@ -279,6 +280,14 @@ def test_wrong_arguments_are_told_with_the_usage(
 
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: python -m engine")
+
+
+def test_the_release_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("python -m engine ")
 
 
 def test_help_names_commands_fields_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
