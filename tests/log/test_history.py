@@ -291,7 +291,7 @@ REFUSED: dict[str, tuple[Callable[[Engine], Any], str]] = {
     "other-aggregate": (lambda e: e.history(Elsewhere, "a"), "Elsewhere is no aggregate of this"),
     "base": (lambda e: e.state(Aggregate, "a"), "Aggregate is no aggregate of this engine"),
     "no-class": (lambda e: e.history("counter", "a"), "str is no aggregate"),  # type: ignore[arg-type]
-    "number-id": (lambda e: e.state(Counter, 7), "id is a string, not a int"),  # type: ignore[arg-type]
+    "number-id": (lambda e: e.state(Counter, 7), "id is a string, not an int"),  # type: ignore[arg-type]
     "empty-id": (lambda e: e.history(Counter, ""), "0 characters"),
     "long-id": (lambda e: e.state(Counter, "x" * 256), "256 characters"),
     "unprintable-id": (lambda e: e.difference(Counter, "a\n", 0, 1), "printable"),

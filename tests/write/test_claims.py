@@ -352,7 +352,7 @@ X = Claim("email", "x")
         (Noted(), [X, Release("email", "x")], "names one value of 'email' twice"),
         (Noted(), [Claim("email", "x" * 501)], "a string of 1 to 500 characters"),
         (Noted(), [Claim("email", "")], "a string of 1 to 500 characters"),
-        (Noted(), [Claim("email", 5)], "is a string, not a int"),  # type: ignore[arg-type]
+        (Noted(), [Claim("email", 5)], "is a string, not an int"),  # type: ignore[arg-type]
         (Noted(), [Claim("email", "a\0b")], "has a NUL"),
         (Noted(), [Claim("email", "\ud800")], "lone surrogate"),
         (Noted(), [Claim("E-mail", "x")], "a stored name is lower-case"),
