@@ -29,12 +29,15 @@ from .annotations import union_members
 from .copying import ATOMS, own_copy
 from .given import named
 
-__all__ = ["checked_copy", "is_id", "judge_of"]
+__all__ = ["NO_TEXTS", "checked_copy", "is_id", "judge_of"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 _SHAPES_MAX: Final = 64
 """Ways in which the types of one class's values may differ, that are kept."""
+
+NO_TEXTS: Final = (int, float, bool, bytes, Decimal, date, datetime, time, timedelta, UUID)
+"""Plain types of fields whose values are no text."""
 
 _Fault = tuple[str, str, Any]
 """Where something is wrong, what it must be, and what it is."""

@@ -12,11 +12,8 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import date, datetime
-from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, ClassVar, Final, cast
-from uuid import UUID
 
 import msgspec
 
@@ -32,6 +29,7 @@ from .aggregate import (
     events_named,
 )
 from .annotations import Signature, fields_of, read_signature, union_members
+from .checking import NO_TEXTS
 from .codec import masked
 from .messages import Command, Event, Id, Meta
 from .projection import (
@@ -280,10 +278,6 @@ def _name(kind: str, what: str, name: str) -> str:
     return f"{full[: NAME_LENGTH_MAX - 18].rstrip('-')}-x{digest}"
 
 
-_NO_IDS: Final = (int, float, bool, bytes, Decimal, date, datetime, UUID)
-"""Types of fields that can name no instance."""
-
-
 def _checked_by(where: str, event: type[Event], by: Any) -> Callable[[Any, Meta], str | None]:
     """Give what names the instance of an event; raise DefinitionError for what cannot."""
     if callable(by):
@@ -293,7 +287,7 @@ def _checked_by(where: str, event: type[Event], by: Any) -> Callable[[Any, Meta]
         field = by
         (found,) = (info.type for info in fields_of(event) if info.name == field)
         kinds = [kind for kind in union_members(found) if kind is not type(None)]
-        if kinds and all(kind in _NO_IDS for kind in kinds):
+        if kinds and all(kind in NO_TEXTS for kind in kinds):
             raise DefinitionError(
                 f"{where} says by={field!r}, which is no text: an id is a str. Give a function, "
                 f"`by=lambda event, meta: str(event.{field})`"
