@@ -4,7 +4,8 @@ Rules: a version of an event is stored when every living process has said that i
 then it is stored as its downcasters give it. An event without one is refused if somebody is known
 not to read it, and stored if nobody is. A process that was connected lives for the patience longer:
 its line may have broken, and it reads the log all the same. A name that a process does not know at
-all is none of this: that process tells of it when it reads it.
+all is none of this: that process tells of it when it reads it. A field that was added to a version
+is left out as long as somebody does not know it, if its value is the default; else that is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from ..errors import EventUnread
-from ..model.codec import EventRegistry, Held
+from ..model.codec import EventRegistry, Held, Without
 from ..model.messages import Event
 from .forwarding import PATIENCE_SECONDS
 
@@ -44,7 +45,17 @@ def reads_of(registry: EventRegistry) -> Versions:
         found.setdefault(kind.name, []).append(kind.version)
     for retired in registry.upcasting.retired:
         found.setdefault(retired.name, []).extend(retired.versions or (_ANY,))
+    for cls, fields in registry.added.items():
+        found[_added_to(cls)] = [len(fields)]
     return {name: sorted(versions) for name, versions in sorted(found.items())}
+
+
+def _added_to(cls: type[Event]) -> str:
+    """Give where a process says how many added fields of a version it knows: no name of an event.
+
+    Each release adds its own behind those of the ones before.
+    """
+    return f"{cls.event_name} {cls.event_version}"
 
 
 def digest_of(reads: Versions) -> str:
@@ -58,7 +69,10 @@ def held_back(
     """Give what is not stored as it is, where these processes read the log."""
     heard = [one for one in readers if one.reads is not None]
     is_unsure = others_may_live or len(heard) < len(readers)
-    held: dict[type[Event], type[Event] | EventUnread] = {}
+    held: dict[type[Event], type[Event] | Without | EventUnread] = {}
+    for cls, fields in registry.added.items():
+        if (without := _held_without(cls, fields, heard, is_unsure=is_unsure)) is not None:
+            held[cls] = without
     for cls in registry.classes:
         forms = [step.target for step in registry.upcasting.down_chain(cls)]
         lacking = [one.who for one in heard if not _can_read(one, cls, bool(forms))]
@@ -70,6 +84,28 @@ def held_back(
         elif lacking:
             held[cls] = EventUnread(cls.event_name, cls.event_version, lacking)
     return held
+
+
+def _held_without(
+    cls: type[Event], fields: Sequence[str], heard: Sequence[Reader], *, is_unsure: bool
+) -> Without | None:
+    """Give which added fields somebody does not know, or may not know."""
+    known = {one.who: _known_of(one, cls, len(fields)) for one in heard}
+    lacking = [who for who, count in known.items() if count < len(fields)]
+    if not lacking and not is_unsure:
+        return None
+    choices = [frozenset(fields)] if is_unsure else []
+    if lacking:
+        choices.append(frozenset(fields[min(known.values()) :]))
+    unread = EventUnread(cls.event_name, cls.event_version, lacking) if lacking else None
+    return Without(choices, unread)
+
+
+def _known_of(reader: Reader, cls: type[Event], most: int) -> int:
+    assert reader.reads is not None
+    if cls.event_version not in reader.reads.get(cls.event_name, ()):
+        return most  # it passes over the event, or is told of by its version
+    return max(reader.reads.get(_added_to(cls), ()), default=0)
 
 
 def _can_read(reader: Reader, cls: type[Event], has_former: bool) -> bool:
@@ -89,7 +125,7 @@ class Readers:
         self._living: dict[object, Reader] = {}
         """By whatever stands for each."""
         self._timers: list[asyncio.TimerHandle] = []
-        self._others_may_live = bool(registry.upcasting.downs)
+        self._others_may_live = bool(registry.upcasting.downs or registry.added)
         if self._others_may_live:
             self._later(self._settle)
         self._tell()

@@ -21,6 +21,7 @@ from .exact import decode_deep, exactness_of
 from .messages import Event, Meta
 from .personal import PersonalForm, Sealer, personal_form
 from .private import private_fields
+from .sameness import first_difference
 from .shape import CLASSES_MAX, event_type, schema_hash
 from .stored import ENCODING_JSON, EventType, StoredEvent
 from .tags import EventTags, TagReader, reader_of
@@ -33,6 +34,7 @@ __all__ = [
     "EventRegistry",
     "Held",
     "Metadata",
+    "Without",
     "decode_meta",
     "masked",
     "read_metadata",
@@ -193,7 +195,18 @@ def masked(event: Event) -> Event:
     return msgspec.structs.replace(event, **masks) if masks else event
 
 
-Held: TypeAlias = Mapping[type[Event], type[Event] | EventUnread]
+class Without(msgspec.Struct, frozen=True):
+    """Fields that are left out of the stored event, if they have the defaults that stand for that.
+
+    If they have not, it is not stored and `unread` says why; without that it is stored as it is.
+    """
+
+    choices: Sequence[Set[str]]
+    """The fields as they are called in JSON; the first choice is the best one."""
+    unread: EventUnread | None
+
+
+Held: TypeAlias = Mapping[type[Event], type[Event] | Without | EventUnread]
 """What a class is stored as that is not stored as it is, or why it is not stored at all."""
 
 
@@ -335,6 +348,8 @@ class EventRegistry:
             return event, None
         if isinstance(target, EventUnread):
             raise EventUnread(*target.args)
+        if isinstance(target, Without):
+            return self._cast_without(event, target)
         former = event
         while type(former) is not target:
             former = _stepped(self.upcasting.downs[type(former)], former)
@@ -344,6 +359,21 @@ class EventRegistry:
         read = self.tags_of(target)
         tags = () if read is None else read(former)
         return today, Cast(self.type_of(target), former, self.encode(former), tags)
+
+    def _cast_without(self, event: Event, target: Without) -> tuple[Event, Cast | None]:
+        """Give the same where the former form has not all the fields."""
+        cls, today = type(event), self.copy(event)
+        whole, decode = self.encode(today), self.decoder_of(cls).decode
+        # What is encrypted has a form of its own, which all of its fields are part of.
+        for fields in target.choices if self.personal_of(cls) is None else ():
+            payload = _without(whole, fields)
+            if payload is not None and first_difference(today, decode(payload)) is None:
+                read = self.tags_of(cls)
+                tags = () if read is None else read(today)
+                return today, Cast(event_type(cls, len(fields)), today, payload, tags)
+        if target.unread is not None:
+            raise EventUnread(*target.unread.args)
+        return today, None
 
     def plain_decoder(
         self, name: str, version: int
@@ -357,6 +387,16 @@ class EventRegistry:
         if entry is None or entry.chain or entry.personal is not None:
             return None
         return entry.cls, entry.decoder.decode
+
+    @property
+    def added(self) -> Mapping[type[Event], Sequence[str]]:
+        """The fields that were added to each class that has such, by their names in JSON."""
+        found: dict[type[Event], Sequence[str]] = {}
+        for cls in self._types:
+            names = {field.name: field.encode_name for field in msgspec.structs.fields(cls)}
+            if cls.event_added:
+                found[cls] = [names[name] for name in cls.event_added]
+        return found
 
     @property
     def classes(self) -> tuple[type[Event], ...]:
@@ -438,6 +478,14 @@ class EventRegistry:
                 f"{stored.event_version}: {text_without_values(failed)}",
             ) from withheld(failed)
         return event
+
+
+def _without(payload: bytes, fields: Set[str]) -> bytes | None:
+    """Give the JSON of an event without some of its fields; None where they have no names in it."""
+    if not payload.startswith(b"{"):
+        return None
+    parts = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+    return _encoder.encode({name: part for name, part in parts.items() if name not in fields})
 
 
 def _stepped(step: Upcaster, event: Event) -> Event:

@@ -23,7 +23,7 @@ from .annotations import defaults_of, struct_of
 from .exact import holds_itself
 from .messages import Event
 from .personal import has_marks
-from .stored import EventType
+from .stored import LATER, EventType
 
 __all__ = ["CLASSES_MAX", "event_type", "schema_hash"]
 
@@ -45,11 +45,15 @@ def schema_hash(cls: type[msgspec.Struct], *, defaults: bool = False) -> str:
 
 
 @lru_cache(maxsize=CLASSES_MAX)
-def event_type(cls: type[Event]) -> EventType:
-    """Give a class of event as a log stores it, with the shapes that it goes on from."""
+def event_type(cls: type[Event], left_out: int = 0) -> EventType:
+    """Give a class of event as a log stores it, with the shapes that it goes on from.
+
+    With `left_out` as a former release does, which had so many fewer of the fields that were added.
+    """
     info = _info(cls)
     added = cls.event_added
     hashes: list[str] = []
+    later: list[str] = []
     # From all that it has today to the first release, which had none of what was added.
     for count in range(len(added), -1, -1):
         fields = [f for f in info.fields if f.name not in added[count:]]
@@ -58,8 +62,11 @@ def event_type(cls: type[Event]) -> EventType:
         shapes = _Shape(True, cls, absent).of(held), _Shape(False).of(held)
         # Gone on from without the mark, and never back: unmarked, what is encrypted is not seen.
         marked = [["personal", each] for each in shapes] if has_marks(held) else []
-        hashes += [_hash(each) for each in (*marked, *shapes)]
+        into = later if count > len(added) - left_out else hashes
+        into += [_hash(each) for each in (*marked, *shapes)]
     today, *former = dict.fromkeys(hashes)
+    if later:
+        former += [LATER, *(each for each in dict.fromkeys(later) if each not in hashes)]
     return EventType(cls.event_name, cls.event_version, today, tuple(former))
 
 

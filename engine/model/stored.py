@@ -6,6 +6,7 @@ checksum covers all that an event means, and a changed bit anywhere in it is Dam
 
 from __future__ import annotations
 
+from typing import Final
 from zlib import crc32
 
 import msgspec
@@ -14,6 +15,7 @@ from ..errors import Damaged
 
 __all__ = [
     "ENCODING_JSON",
+    "LATER",
     "EventData",
     "EventType",
     "Snapshot",
@@ -26,6 +28,10 @@ ENCODING_JSON = 0
 """The payload is JSON in UTF-8. Other encodings (encrypted, binary) get numbers of their own."""
 
 
+LATER: Final = ""
+"""Stands in `EventType.former` before the hashes of later forms, of which this is a former one."""
+
+
 class EventType(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A type of event, as the log knows it."""
 
@@ -35,7 +41,15 @@ class EventType(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Of the declared fields and types; the same version with another hash is refused."""
     former: tuple[str, ...] = ()
     """Hashes that it goes on from: a store that has one of them keeps this one instead, with the
-    first event that comes with it. Not kept itself."""
+    first event that comes with it. Not kept itself. One behind LATER stays as it is."""
+
+    def renews(self, stored: str) -> bool | None:
+        """Tell whether this hash replaces the one that is stored; None where it does not fit it."""
+        if stored == self.schema_hash:
+            return False
+        if stored not in self.former:
+            return None
+        return LATER not in self.former[: self.former.index(stored)]
 
 
 class EventData(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -112,15 +112,15 @@ class MemoryStore:
         new: list[EventType] = []
         for kind in types:
             known = self._types.get((kind.name, kind.version))
-            if known is not None and known.schema_hash == kind.schema_hash:
-                continue
-            if known is not None and known.schema_hash not in kind.former:
+            renews = True if known is None else kind.renews(known.schema_hash)
+            if known is not None and renews is None:
                 raise StoreFailed(
                     f"{kind.name} version {kind.version} is stored with schema "
                     f"{known.schema_hash} and comes with {kind.schema_hash}: nothing was written",
                     written=False,
                 )
-            new.append(kind)
+            if renews:
+                new.append(kind)
         for kind in new:
             self._types[kind.name, kind.version] = EventType(
                 kind.name, kind.version, kind.schema_hash

@@ -11,17 +11,30 @@ from typing import Any
 
 import pytest
 
-from engine import DefinitionError, Engine, EventUnread, Rejected, Retired, StoreRefused, downcasts
+from engine import (
+    DefinitionError,
+    Engine,
+    Event,
+    EventUnread,
+    Rejected,
+    Retired,
+    StoreRefused,
+    downcasts,
+)
 from engine.members.readable import Reader, held_back, reads_of
+from engine.model.codec import EventRegistry
 from engine.model.upcasting import Upcasting
 from tests.members.tills import (
     Look,
     NewTill,
+    OldTill,
     Sell,
     Sold,
     SoldBefore,
+    WideTill,
     newer,
     older,
+    wider,
     with_currency,
     without_currency,
 )
@@ -180,6 +193,81 @@ async def test_of_several_owners_none_stores_what_another_one_cannot_read(
         late = older(store, join="spread")
         with pytest.raises(StoreRefused, match="'sold' version 2 is stored"):
             await stack.enter_async_context(late)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_an_added_field_is_left_out_or_refused_while_somebody_does_not_know_it(
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:{tmp_path}/log.db"
+    async with wider(store) as owner:
+        registry = owner.registry
+        async with process(store, "older") as member:
+            await until(lambda: bool(registry.held))
+            assert (await owner.execute(Sell("t", 1))).version == 1
+            assert await member.ask("total t") == "1", "it reads what was stored"
+            assert await member.ask("sell t 2") == "2"
+            with pytest.raises(EventUnread, match="'sold' version 1 is not written") as refused:
+                await owner.execute(Sell("t", 4, "CHF"), key="k")
+            assert refused.value.readers == (f"process {member.process.pid} of release '1.0'",)
+            assert await member.ask("total t") == "3"
+        await until(lambda: not registry.held)
+        assert (await owner.execute(Sell("t", 4, "CHF"), key="k")).version == 3
+        assert (await owner.state(WideTill, "t")).currencies == ["EUR", "EUR", "CHF"]
+
+
+async def test_of_several_owners_none_adds_a_field_that_another_one_does_not_know(
+    postgres: Server,
+) -> None:
+    store = postgres.url(postgres.new_schema(), "lease=5")
+    tills = [f"t{number}" for number in range(12)]
+    async with process(store, "older", "spread") as other:
+        async with wider(store, join="spread") as owner:
+            for till in tills:  # of which about half are the wider one's
+                assert (await owner.execute(Sell(till, 2))).version == 1
+                assert await other.ask(f"total {till}") == "2"
+                assert await other.ask(f"sell {till} 3") == "2"
+                assert (await owner.state(WideTill, till)).currencies == ["EUR", "EUR"]
+        for till in tills:  # now all are the older one's
+            assert await other.ask(f"sell {till} 1") == "3"
+    async with older(store, join="spread") as late:  # which starts: all is stored as it was
+        assert (await late.state(OldTill, "t1")).cents == 6
+    async with wider(store, join="spread") as owner:
+        await owner.execute(Sell("t1", 1, "CHF"))
+    with pytest.raises(StoreRefused, match="'sold' version 1 is stored with schema"):
+        async with older(store, join="spread"):
+            pass
+
+
+def test_as_many_added_fields_are_left_out_as_somebody_may_not_know() -> None:
+    class First(Event, name="rung", added=["by"]):
+        at: int
+        by: str = ""
+
+    class Second(Event, name="rung", added=["by", "how"]):
+        at: int
+        by: str = ""
+        how: int = 0
+
+    old, new = EventRegistry([First]), EventRegistry([Second])
+    known, same, none = [Reader(n, reads_of(r)) for n, r in (("a", old), ("b", new))] + [
+        Reader("c", None)
+    ]
+
+    def stored(event: Event, *readers: Reader) -> bytes:
+        new.held = held_back(new, readers)
+        today, cast = new.cast(event)
+        assert today == event
+        return new.encode(today) if cast is None else cast.payload
+
+    assert stored(Second(1, "ann"), known) == b'{"at":1,"by":"ann"}'
+    assert stored(Second(1, "ann"), known, none) == b'{"at":1,"by":"ann"}'
+    assert stored(Second(1), same, none) == b'{"at":1}', "who has not said it may know nothing"
+    assert stored(Second(1, "ann", 2), same, none) == b'{"at":1,"by":"ann","how":2}'
+    assert stored(Second(1, "ann", 2), same) == b'{"at":1,"by":"ann","how":2}'
+    assert stored(Second(1), Reader("d", {"rung": [0]})) == b'{"at":1,"by":"","how":0}'
+    with pytest.raises(EventUnread, match="rung"):
+        stored(Second(1, "ann", 2), known)
 
 
 # -- what is decided of it ------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from engine import (
     upcasts,
 )
 
-__all__ = ["Look", "NewTill", "OldTill", "Sell", "newer", "older"]
+__all__ = ["Look", "NewTill", "OldTill", "Sell", "WideTill", "newer", "older", "wider"]
 
 
 class Sell(Command):
@@ -58,6 +58,25 @@ def with_currency(event: SoldBefore) -> Sold:
 @downcasts
 def without_currency(event: Sold) -> SoldBefore:
     return SoldBefore(event.cents)
+
+
+class SoldWider(Event, name="sold", version=1, added=["currency"]):
+    cents: int
+    currency: str = "EUR"
+
+
+class WideTill(Aggregate, kind="till"):
+    cents: int = 0
+    currencies: list[str] = []
+
+    @handles
+    def sell(self, command: Sell) -> SoldWider:
+        return SoldWider(command.cents, command.currency)
+
+    @applies
+    def sold(self, event: SoldWider) -> None:
+        self.cents += event.cents
+        self.currencies = [*self.currencies, event.currency]
 
 
 class OldTill(Aggregate, kind="till"):
@@ -93,6 +112,12 @@ class NewTill(Aggregate, kind="till"):
 def older(store: str, **options: Any) -> Engine:
     known: dict[str, Any] = {"release": "1.0", "join": True}
     return Engine([OldTill], store=store, **known | options)
+
+
+def wider(store: str, **options: Any) -> Engine:
+    """Give the release in which a field was added to the event, with no new version."""
+    known: dict[str, Any] = {"release": "1.1", "join": True}
+    return Engine([WideTill], store=store, **known | options)
 
 
 def newer(store: str, *, downcasters: tuple[Any, ...] = (without_currency,), **more: Any) -> Engine:

@@ -58,8 +58,7 @@ class Known(msgspec.Struct, frozen=True):
                     kinds.add(kind)
                     found[event.position] = None
                 key = type_.name, type_.version
-                if types.get(key) != type_.schema_hash:
-                    _check_type(type_, types.get(key))
+                if _renews(type_, types.get(key)):
                     types[key] = type_.schema_hash
                     found[event.position] = Declared(type_.schema_hash, forms.get(key))
         return found
@@ -86,10 +85,13 @@ class Known(msgspec.Struct, frozen=True):
                 )
 
 
-def _check_type(type_: EventType, stored: str | None) -> None:
-    if stored is not None and stored not in type_.former:
+def _renews(type_: EventType, stored: str | None) -> bool:
+    """Tell whether a type is declared by its event; raise StoreFailed where it does not fit."""
+    renews = True if stored is None else type_.renews(stored)
+    if renews is None:
         raise StoreFailed(
             f"{type_.name} version {type_.version} is stored with schema {stored} and comes with "
             f"{type_.schema_hash}: nothing was written",
             written=False,
         )
+    return renews

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ...errors import StoreFailed, StoreLocked
-from ...model.stored import ENCODING_JSON, EventData, EventType, verify
+from ...model.stored import ENCODING_JSON, LATER, EventData, EventType, verify
 from ...runtime.ports import Ports
 from ...stores.contract.log import (
     Appended,
@@ -259,6 +259,19 @@ class AppendingCases(LogCases):
         assert numbers(await feed(store)) == [1, 2]
         with pytest.raises(StoreFailed, match=f"ffff.*{ADDED.schema_hash}"):
             await append(store, AppendRequest([Write("a:1", 2, [event(3)])]))
+
+    async def test_a_later_event_type_stays_where_a_former_one_comes(self, store: Store) -> None:
+        """A type of which a later form is stored already is appended, and changes nothing."""
+        await append(store, request("a:1", 0, 1))
+        known = ("00bb", LATER, ADDED.schema_hash)
+        former = EventType(ADDED.name, ADDED.version, "00aa", known)
+        await append(store, AppendRequest([Write("a:1", 1, [event(2, former)])]))
+
+        assert list(await store.event_types()) == [ADDED]
+        first = EventType("first-former", 1, "00aa", ("00bb", LATER, "ffff"))
+        await append(store, AppendRequest([Write("a:1", 2, [event(3, first)])]))
+        assert (await store.event_types())[1] == EventType("first-former", 1, "00aa")
+        assert numbers(await feed(store)) == [1, 2, 3]
 
     async def test_the_kinds_of_its_streams_are_known(self, store: Store) -> None:
         """Each kind once, sorted, also where one begins like another."""

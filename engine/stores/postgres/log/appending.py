@@ -302,8 +302,8 @@ def planned_out(batch: Batch, planned: Plan, known: KnownTypes, after: int) -> S
                 if stored is None:
                     highest += 1
                     new[key] = (highest, kind)
-                elif stored[1] != kind.schema_hash:
-                    if stored[1] not in kind.former:
+                elif (renews := kind.renews(stored[1])) is not False:
+                    if renews is None:
                         raise StoreFailed(
                             f"{kind.name} version {kind.version} is stored with schema {stored[1]} "
                             f"and comes with {kind.schema_hash}. Nothing was written.",

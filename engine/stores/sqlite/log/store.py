@@ -373,9 +373,9 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             known = self._types.get((kind.name, kind.version))
             if known is None:
                 self._insert_type(connection, kind)
-            elif known[1] != kind.schema_hash and known[1] in kind.former:
+            elif renews := kind.renews(known[1]):
                 self._renew_type(connection, kind, known[0])
-            elif known[1] != kind.schema_hash:
+            elif renews is None:
                 raise StoreFailed(
                     f"{kind.name} version {kind.version} is stored with schema {known[1]} "
                     f"and comes with {kind.schema_hash}. Nothing was written.",
