@@ -264,7 +264,7 @@ class AppendingCases(LogCases):
         """A type of which a later form is stored already is appended, and changes nothing."""
         await append(store, request("a:1", 0, 1))
         known = ("00bb", LATER, ADDED.schema_hash)
-        former = EventType(ADDED.name, ADDED.version, "00aa", known)
+        former = EventType(ADDED.name, ADDED.version, "00cc", known)
         await append(store, AppendRequest([Write("a:1", 1, [event(2, former)])]))
 
         assert list(await store.event_types()) == [ADDED]
