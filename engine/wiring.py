@@ -380,7 +380,9 @@ class Wiring:
     async def open_keys(self) -> None:
         """Open the keys of personal data, of the log that is open."""
         if self.vault is not None:
-            await self.vault.open(self._ports, self.store.log_id)
+            await self.vault.open(
+                self._ports, self.store.log_id, self.store, self.registry.personal
+            )
 
     async def _close_keys(self) -> None:
         if self.vault is not None:

@@ -344,7 +344,8 @@ class Joined:
     async def _open_keys(self) -> None:
         """Let what is read from the log be decrypted, which the classes of the first engine do."""
         if self._first.vault is not None:
-            await self._first.vault.open(self._ports, self._log.log_id)
+            log, names = self._log, self._first.registry.personal
+            await self._first.vault.open(self._ports, log.log_id, log, names)
 
     async def _close_keys(self) -> None:
         if self._first.vault is not None and self._wiring is not self._first:

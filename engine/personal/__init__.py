@@ -2,5 +2,6 @@
 
 What comes in: JSON of personal fields with the name of their subject, and what has been encrypted.
 What leaves: what is stored, and what it says, or that it was erased.
-To read in this order: `vault` (keys in use), `erasing` (what follows the destruction of a key).
+To read in this order: `vault` (keys in use), `lost` (keys that are not there), `erasing` (what
+follows the destruction of a key).
 """

@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from ..model.codec import EventRegistry
 from ..model.personal import SNAPSHOTS
 from ..runtime.ports import Ports
 from ..stores.contract.keys import Erasure, KeyStore, PlacedKeys, SubjectKey
+from .lost import TypedSource, refuse_lost_keys
 
 __all__ = ["Vault", "check_installed", "reading"]
 
@@ -78,10 +79,24 @@ class Vault:
 
     # -- life ---------------------------------------------------------------------------------
 
-    async def open(self, ports: Ports, log_id: str, *, only_reads: bool = False) -> None:
-        """Open the store of keys; a second call does nothing."""
+    async def open(
+        self,
+        ports: Ports,
+        log_id: str,
+        log: TypedSource | None = None,
+        names: Set[str] = frozenset(),
+        *,
+        only_reads: bool = False,
+    ) -> None:
+        """Open the store of keys; a second call does nothing.
+
+        With a log, of which events of these names may be personal, keys that are lost are not made
+        anew: raises StoreRefused.
+        """
         if self._opened:
             return
+        if log is not None and self._placed is not None:
+            await refuse_lost_keys(self._placed.missing(ports), log, names)
         library: Any = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
         self._make_aead = library.AESGCM
         self._ports = ports

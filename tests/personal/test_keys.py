@@ -62,10 +62,30 @@ async def test_a_lost_file_of_keys_is_damage_and_not_an_erasure(tmp_path: Path) 
         await two_guests(engine)
     for path in tmp_path.glob("hotel.keys*"):
         path.unlink()
+    (tmp_path / "hotel.keys.db").touch()  # by who knows that it is lost
     async with hotel(store) as engine:
         with pytest.raises(StreamUnreadable, match=r"key \d+, which") as failure:
             await engine.execute(Note("g-1", "hello"))
         assert isinstance(failure.value.__cause__, Damaged)
+
+
+async def test_lost_keys_are_not_made_anew_in_silence(tmp_path: Path) -> None:
+    """What is written with new ones would be lost when the right ones are put back."""
+    store, keys = f"sqlite:{tmp_path}/hotel.db", tmp_path / "hotel.keys.db"
+    async with hotel(store):  # nobody has data yet
+        pass
+    keys.unlink()
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    keys.rename(tmp_path / "elsewhere.db")
+    for join in (False, True):
+        with pytest.raises(StoreRefused, match="first of them at position 1: put the log's own"):
+            async with hotel(store, join=join):
+                pass
+        assert not keys.exists()
+    (tmp_path / "elsewhere.db").rename(keys)
+    async with hotel(store) as engine:
+        assert (await engine.state(Guest, "g-1")).name == NAME
 
 
 async def test_the_keys_of_another_log_are_refused(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ async def test_keys_that_were_lost_are_no_others_whom_somebody_erases(tmp_path: 
         await engine.execute(Register("g-1", NAME))
     for path in tmp_path.glob("hotel.keys*"):
         path.unlink()
+    (tmp_path / "hotel.keys.db").touch()  # by who knows that it is lost
     async with hotel(store) as engine:
         await engine.execute(Register("g-2", "Bob Roy"))
         await engine.personal.erase("guest:g-2", timeout=0)

@@ -113,7 +113,11 @@ class KeyStore(Protocol):
 
 @runtime_checkable
 class PlacedKeys(Protocol):
-    """A store of keys that can be looked for where it was opened."""
+    """A store of keys that can be looked for where it is, or was opened."""
+
+    def missing(self, ports: Ports) -> str | None:
+        """Give where it would be made by `open`; None where it is there."""
+        ...
 
     def check(self) -> None:
         """Raise StoreFailed where another one is there now, or none; before each append.

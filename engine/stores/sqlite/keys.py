@@ -109,6 +109,11 @@ class SqliteKeys:
 
     # -- life ---------------------------------------------------------------------------------
 
+    def missing(self, ports: Ports) -> str | None:
+        """See `PlacedKeys.missing`."""
+        there = self._path == MEMORY or files_of(ports).identify(self._path) is not None
+        return None if there else self._path
+
     async def open(self, ports: Ports, log_id: str, *, only_reads: bool = False) -> int:
         """Open it, or make it for this log."""
         assert self._reader is None, "it is opened once"
