@@ -99,6 +99,8 @@ class Forwarding:
         """What is run here, and waits where the engine is full."""
         self.forwarded = 0
         """Commands that were sent to another process."""
+        self.position = 0
+        """The last position that this owner has told of: the log has it."""
 
     @property
     def is_waiting(self) -> bool:
@@ -208,6 +210,7 @@ class Forwarding:
         self._found()
         self._line = line
         self._owners += 1
+        self.position = 0  # a failover may have lost what the owner before has told of
         for number, waiting in [*self._waiting.items()]:
             self._post(number, waiting)
 
@@ -360,6 +363,7 @@ class Forwarding:
                 told.set_result(message.body)
         elif isinstance(message, Done):
             waiting = self._take(message.number)
+            self.position = max(self.position, message.position)
             if waiting is not None and not waiting.answer.done():
                 give_receipt(message, waiting)
         elif isinstance(message, Failed):

@@ -155,6 +155,7 @@ class Joined:
             ports=settings.ports,
         )
         self._onlooker.observe(first.watch)
+        self._onlooker.believe(lambda: self.forwarding.position)
         self._log = LogFile(outside.log_reader(), settings.ports)
         self._watching: asyncio.Task[None] | None = None
         self._watch, self.reads = self._make_reads(declared, settings)

@@ -52,6 +52,10 @@ class MemberViews(Onlooker):
         self._reader.leave_out(unserved.keys(), misfits=misfits)
         self._answers.leave_out(unserved.keys())
 
+    def believe(self, acknowledged: Callable[[], int]) -> None:
+        """Take for granted, from now on, that the log has what was acknowledged."""
+        self._answers.acknowledged = acknowledged
+
     def observe(self, watch: Observer | None) -> None:
         """Show a telemetry each query from now on."""
         self._answers.observe(watch)

@@ -13,7 +13,7 @@ the file may read all of it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 from weakref import WeakSet
@@ -331,7 +331,7 @@ class _Seen:
     def __init__(
         self,
         definition: ProjectionDefinition,
-        refresh: Callable[[], Awaitable[None]],
+        refresh: SharedCall[None],
         waking: Waking,
     ) -> None:
         self.definition = definition
@@ -348,11 +348,13 @@ class _Seen:
         """Return whether queries see the event at this position, at the deadline at the latest."""
         loop = asyncio.get_running_loop()
         rest = 0.0
+        # Where it was believed to be there, and was not, only a look from now on tells.
+        is_there = None if self.position >= position else lambda: self.position >= position
         while True:
             known, is_told = self._waking.known, self._waking.is_told
             least, most = _TOLD_RESTS if is_told else _RESTS
             rest = min(max(rest, least), most)
-            await self._refresh()
+            await self._refresh(is_there)
             left = rest if deadline is None else deadline - loop.time()
             if self.position >= position or left <= 0:
                 return self.position >= position

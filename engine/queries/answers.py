@@ -141,6 +141,8 @@ class Answers:
         """
         self._store = store
         self._log = log
+        self.acknowledged: Callable[[], int] = int
+        """Gives a position that the log surely has: then it is not asked for its end."""
         self._waits_max = limits.waits_at
         self._waits = 0
         self._projectors = projectors
@@ -364,7 +366,8 @@ class Answers:
         # Once more, what was believed to be there was not.
         if not again and all(p.position >= position for p in concerned.values()):
             return
-        head = None if self._log is None else await self._log.head()
+        log = None if position <= self.acknowledged() else self._log
+        head = None if log is None else await log.head()
         if head is not None and position > head.position:
             raise InvalidInput(
                 f"`at` is position {position}, and the log ends at {head.position}: it is no "

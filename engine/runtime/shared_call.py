@@ -26,10 +26,15 @@ class SharedCall(Generic[T]):
         """Numbers of the call that was begun last, and of the one whose result is held."""
         self._result: T | None = None
 
-    async def __call__(self) -> T:
-        """Give the result of a call that began after this was asked for."""
+    async def __call__(self, is_enough: Callable[[], bool] | None = None) -> T:
+        """Give the result of a call that began after this was asked for.
+
+        With `is_enough` also of the one that was under way, if that was enough to know.
+        """
         asked = self._begun
         while self._done <= asked:
+            if self._done == asked > 0 and is_enough is not None and is_enough():
+                break
             if self._under_way is None:
                 await self._make()
             else:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine import Engine, Projection, Row, Table, projects
+from engine import Engine, InvalidInput, Projection, Row, Table, projects
+from engine.members.wire import Line
+from engine.outside import onlooker
 from engine.outside.onlooker import Onlooker
+from engine.runtime.shared_call import SharedCall
 from tests.members.joining import some
 from tests.support.counters import Add, Added, Counter
 from tests.support.tallies import GetTally, Tallies, Tally, get_tally
@@ -42,6 +46,63 @@ async def test_the_first_answer_contains_what_it_is_to_though_that_was_taken_bac
         assert await anext(watch) == Tally("c", 7, 1)
         assert watch.position >= receipt.position
     assert len(waited) == 2
+
+
+async def test_a_member_asks_for_the_end_of_the_log_only_where_nobody_has_told_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    ends: Any = vars(onlooker)["_LogEnd"]
+    head = ends.head
+
+    async def counted(self: Any) -> object:
+        asked.append(self)
+        return await head(self)
+
+    monkeypatch.setattr(ends, "head", counted)
+    async with AsyncExitStack() as stack:
+        _, member = await some(tmp_path, 2, stack)
+        receipt = await member.execute(Add("c", 7))
+
+        assert await member.query(GetTally("c"), at=receipt) == Tally("c", 7, 1)
+        assert not asked
+        with pytest.raises(InvalidInput, match=f"the log ends at {receipt.position}"):
+            await member.query(GetTally("c"), at=receipt.position + 1)
+        assert len(asked) == 1
+        found: Any = member
+        forwarding = found._joined.forwarding
+
+        def nothing(*_: object) -> None: ...
+
+        forwarding.connected(Line(nothing, nothing))
+        assert forwarding.position == 0, "another owner may have another log behind a failover"
+
+
+async def test_who_waits_for_a_look_is_told_by_the_one_that_is_under_way() -> None:
+    """What was asked for before may be enough; where it is not, a look from now on is taken."""
+    looks = [asyncio.Event() for _ in range(3)]
+    begun: list[int] = []
+
+    async def look() -> int:
+        begun.append(len(begun))
+        number = begun[-1]
+        await looks[number].wait()
+        return number
+
+    shared = SharedCall(look)
+    first = asyncio.create_task(shared())
+    await asyncio.sleep(0)
+    told = asyncio.create_task(shared(lambda: True))
+    doubtful = asyncio.create_task(shared(lambda: False))
+    plain = asyncio.create_task(shared())
+    await asyncio.sleep(0)
+    looks[0].set()
+
+    assert await first == await told == 0
+    assert not doubtful.done()
+    assert not plain.done()
+    looks[1].set()
+    assert await doubtful == await plain == 1
 
 
 class Seen(Row, key="counter"):
