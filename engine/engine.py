@@ -182,6 +182,7 @@ class Engine(Calls, Healthy):
             _check_alone(listen, release, share_projections)
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
+        self.timed = wiring.timed
 
     @property
     def decisions(self) -> Sequence[Callable[..., Any]]:

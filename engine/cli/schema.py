@@ -15,13 +15,15 @@ from typing import Any
 
 import msgspec
 
+from ..engine import Engine
 from ..errors import UsageError
 from ..model.codec import UNDECODABLE, EventRegistry
 from ..model.personal import Masking
-from ..model.schema import Finding, Sample, check_samples, check_types
+from ..model.schema import Finding, Sample, check_commands, check_samples, check_types
 from ..model.stored import EventType
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
+from ..stores.contract.outside import LogReader
 from ..stores.urls import sql_of_schema
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
@@ -36,7 +38,8 @@ _PAGE_BYTES = 8 * 1024 * 1024
 _DESCRIPTION = """\
 Compare the types of events that an application declares with those that a log has stored, and with
 samples kept in its repository. Names, versions, schema hashes and upcasters are compared. Run
-`check` before a release: an engine does not start on a log with findings."""
+`check` before a release: an engine does not start on a log with findings. With --log it also reads
+the commands of all timers that wait: one that cannot be read would fail when it is due."""
 
 _EPILOG = f"""\
 {APP_HELP}
@@ -98,13 +101,15 @@ def _sql(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    registry = _registry_of(options.app)
+    engine = engine_of(options.app)
+    registry = _registry_of(engine)
     findings: list[Finding] = []
     compared: list[str] = []
     if options.log is not None:
         with options.log.outside(Ports()).log_reader() as log:
             stored = log.event_types()
-        findings += check_types(registry, stored)
+            findings += check_types(registry, stored)
+            findings += check_commands(engine.timed.decode, _waiting(log))
         compared.append(f"{len(stored)} stored in {options.log.name}")
     if options.samples is not None:
         samples = _read(options.samples)
@@ -122,8 +127,16 @@ def _check(options: argparse.Namespace) -> int:
     return FAILED if findings else DONE
 
 
+def _waiting(log: LogReader) -> Iterable[tuple[str, str, bytes]]:
+    after = "", ""
+    while page := log.read_timers(after, timers_max=_PAGE_EVENTS):
+        for timer in page:
+            yield f"{timer.name} of {timer.stream}", timer.command, timer.payload
+        after = page[-1].stream, page[-1].name
+
+
 def _record(options: argparse.Namespace) -> int:
-    registry = _registry_of(options.app)
+    registry = _registry_of(engine_of(options.app))
     folder: Path = options.samples
     folder.mkdir(parents=True, exist_ok=True)
     kept = {(sample.name, sample.version) for sample in _read(folder)}
@@ -170,8 +183,8 @@ def _read(folder: Path) -> Sequence[Sample]:
     return samples
 
 
-def _registry_of(app: str) -> EventRegistry:
-    """Import the application, and give what it declares, with personal fields masked."""
-    registry = engine_of(app).registry
+def _registry_of(engine: Engine) -> EventRegistry:
+    """Give what an application declares, with personal fields masked."""
+    registry = engine.registry
     registry.sealer = Masking()
     return registry

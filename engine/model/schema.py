@@ -1,17 +1,18 @@
 """The gate before a log: whether the declared types of events fit what is stored, and the samples.
 
 Rules: everything that does not fit is found at once, each with its mend; an engine does not start
-on a log with findings, and `foldline schema check` says the same before a release. This
-file reads no log and no file: it compares what it is given.
+on a log with findings, and `foldline schema check` says the same before a release. This file reads
+no log and no file: it compares what it is given. Commands of timers that wait are looked at by that
+command alone, since an engine starts without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from ..errors import Damaged, StoreRefused
+from ..errors import Damaged, HandlerFailed, StoreRefused
 from ..runtime.package import COMMAND
 from .codec import EventRegistry
 from .stored import ENCODING_JSON, EventType, StoredEvent
@@ -19,6 +20,7 @@ from .stored import ENCODING_JSON, EventType, StoredEvent
 __all__ = [
     "Finding",
     "Sample",
+    "check_commands",
     "check_samples",
     "check_types",
     "findings_text",
@@ -31,7 +33,8 @@ class Finding(msgspec.Struct, frozen=True):
     """One thing that does not fit."""
 
     rule: str
-    """"changed", "missing-upcaster", "newer-release", "unknown", "unreadable" or "no-sample"."""
+    """"changed", "missing-upcaster", "newer-release", "unknown", "unreadable", "no-sample" or
+    "timer"."""
     name: str
     version: int
     message: str
@@ -99,6 +102,34 @@ def _check_type(registry: EventRegistry, stored: EventType) -> Finding | None:
         f"{following}. Declare the class as it was, and write `@upcasts def ...(event: <version "
         f"{version}>) -> <version {following}>`.",
     )
+
+
+def check_commands(
+    decode: Callable[[str, bytes], object], waiting: Iterable[tuple[str, str, bytes]]
+) -> Sequence[Finding]:
+    """Give which commands of timers that wait cannot be read: (whose timer, command, its JSON).
+
+    `decode` raises HandlerFailed for one that is declared otherwise today.
+    """
+    first: dict[tuple[str, str], str] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for whose, name, payload in waiting:
+        try:
+            decode(name, payload)
+        except HandlerFailed as error:
+            key = name, str(error).removesuffix(" Nothing was run.")
+            first.setdefault(key, whose)
+            counts[key] = counts.get(key, 0) + 1
+    return [
+        Finding(
+            "timer",
+            name,
+            0,
+            f"{why} {counts[name, why]} of them wait, the first is the timer {whose}; each would "
+            f"fail when it is due.",
+        )
+        for (name, why), whose in first.items()
+    ]
 
 
 def unknown_kinds(declared: Iterable[str], stored: Iterable[str]) -> str:

@@ -120,6 +120,74 @@ def test_what_does_not_fit_is_told_with_its_mend(
     assert errors.endswith(": 1 finding\n")
 
 
+TIMED = """
+from engine import After, Aggregate, Command, Decision, Engine, Event, Id, applies, handles, run
+
+class Opened(Event, name="opened"):
+    pass
+
+class Open(Command):
+    door_id: Id
+
+class {name}(Command, name="{stored}"):
+    door_id: Id
+    {field}
+
+class Door(Aggregate, kind="door"):
+    @handles
+    def open(self, command: Open) -> Decision[Opened]:
+        return Decision(Opened(), timers=[After({name}(self.id, 3), hours=1)])
+    @handles
+    def shut(self, command: {name}) -> None: ...
+    @applies
+    def opened(self, event: Opened) -> None: ...
+
+def make(store="memory:"):
+    return Engine([Door], store=store)
+
+async def fill():
+    async with make("sqlite:timed.db") as engine:
+        for door in ("front", "side"):
+            await engine.execute(Open(door))
+
+if __name__ == "__main__":
+    run(fill)
+"""
+
+
+def test_commands_of_timers_that_wait_are_read(tmp_path: Path) -> None:
+    """A release passed that could not read them: each failed as it was due, months later."""
+    first = {"name": "Shut", "stored": "shut", "field": "hard: int"}
+    for number, (parts, status, told) in enumerate(
+        (
+            (first, 0, ""),
+            ({**first, "field": "hard: int; slow: bool = False"}, 0, ""),
+            (
+                {**first, "field": "hard: str"},
+                1,
+                "timer: the command 'shut' of a timer is declared",
+            ),
+            (
+                {**first, "stored": "close"},
+                1,
+                "timer: the command 'shut' of a timer is handled by 0",
+            ),
+        )
+    ):
+        module = f"timed_{number}"  # a name of its own, since Python keeps what it compiled
+        (tmp_path / f"{module}.py").write_text(TIMED.format(**parts))
+        if not (tmp_path / "timed.db").exists():
+            warm.run(
+                [sys.executable, "-m", module],
+                cwd=tmp_path,
+                check=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        done, output, errors = schema(tmp_path, "check", f"{module}:make", "--log", "timed.db")
+        assert (done, output[: len(told)]) == (status, told), output + errors
+        assert ("2 of them wait, the first is the timer shut of door:front" in output) == (done > 0)
+
+
 def test_samples_are_recorded_once_and_find_a_change_without_a_log(app: Path) -> None:
     record = ("record", "doors:make", "--log", "doors.db", "--samples", "samples")
     assert schema(app, *record)[0] == 0
