@@ -9,14 +9,27 @@ from typing import Any
 
 import pytest
 
-from engine import Aggregate, Command, Engine, Event, Id, Rejected, StoreRefused, applies, handles
+from engine import (
+    Aggregate,
+    Command,
+    Engine,
+    Event,
+    Id,
+    Rejected,
+    StoreFailed,
+    StoreRefused,
+    applies,
+    handles,
+)
 from engine.stores.contract.membership import slot_of
 from engine.stores.contract.tags import TagRead
 from engine.stores.postgres.address import read_address
+from engine.stores.postgres.log import tags
+from engine.stores.postgres.log.schema import lock_key
 from engine.stores.postgres.log.spread_writer import SpreadWriter
 from engine.testing.conformance import ALL
 from tests.members.spreading import is_settled
-from tests.support.postgres import Server, asked
+from tests.support.postgres import Server, asked, connected
 from tests.support.waiting import until
 from tests.write.courses import (
     Course,
@@ -189,3 +202,29 @@ async def test_an_owner_that_stands_still_in_an_append_keeps_the_others_for_a_mo
         assert (await offering).position == 2
         rows = [logged.meta.stream async for logged in second.feed()]
         assert rows == [f"course:{others}", f"course:{mine}"]
+
+
+@pytest.mark.parametrize("join", [False, "spread"])
+async def test_a_process_that_stands_still_as_it_makes_the_index_keeps_nobody_from_the_log(
+    log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch, join: Any
+) -> None:
+    module = f"engine.stores.postgres.log.{'spread' if join else 'tags'}"
+    make, stands, goes_on = vars(tags)["index_within"], asyncio.Event(), asyncio.Event()
+
+    async def standing(*given: Any) -> Any:
+        done = await make(*given)
+        stands.set()
+        await goes_on.wait()
+        return done
+
+    limit = "SET LOCAL idle_in_transaction_session_timeout = 99"
+    monkeypatch.setattr(f"{module}.LIMITS", limit)
+    monkeypatch.setattr(f"{module}.index_within", standing)
+    starting = asyncio.ensure_future(Engine([box("who")], store=log, join=join).__aenter__())
+    await stands.wait()
+    outside = await connected(postgres)
+    await outside.fetch("SELECT pg_advisory_lock($1, $2)", *lock_key(read_address(log).schema))
+    await outside.close()
+    goes_on.set()
+    with pytest.raises(StoreFailed, match="its tags were not indexed"):
+        await starting

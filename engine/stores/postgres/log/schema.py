@@ -23,6 +23,7 @@ from .claims import CLAIMS
 from .cold_sql import ARCHIVES
 from .guards import check_guards, unfinished
 from .leases_sql import LEASES
+from .limits import LIMITS, LOCK_SECONDS
 from .members_sql import MEMBERS
 from .slips import SLIPS
 from .spread_beside_sql import SPREAD_BESIDE
@@ -32,7 +33,6 @@ from .timers import TIMERS
 
 __all__ = [
     "COPYING",
-    "IDLE_SECONDS",
     "LOCK_CLASS",
     "MIGRATIONS",
     "LockKey",
@@ -50,13 +50,6 @@ LockKey = tuple[int, int]
 
 LOCK_CLASS: Final = 0x464C4431
 """The first half of the key of a log's lock ("FLD1"); the second one is of the schema's name."""
-_LOCK_SECONDS: Final = 10
-"""How long a migration waits for whoever uses the schema."""
-IDLE_SECONDS: Final = 10
-"""How long the server waits for the next statement of a transaction that has the log's lock.
-
-It hears of a machine that is lost after hours, and nobody could open the log or append before.
-"""
 
 _TABLES: Final = """
 CREATE TABLE {s}.about(
@@ -379,7 +372,7 @@ def schema_sql(schema: str, *, since: int = 0, role: str | None = None) -> str:
         raise UsageError(f"{role!r} is no plain name of a role: small letters, digits, _")
     if not 0 <= since <= len(MIGRATIONS):
         raise UsageError(f"there are the versions 0 (nothing) to {len(MIGRATIONS)}, not {since}")
-    parts = ["BEGIN;", f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s';"]
+    parts = ["BEGIN;", f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s';"]
     parts.append(with_schema("SELECT pg_advisory_xact_lock({lock});", schema))
     if since == 0:
         parts.append(f"CREATE SCHEMA IF NOT EXISTS {schema};")
@@ -407,10 +400,7 @@ async def migrate(connection: Connection, address: Address) -> None:
 
 async def _move_forward(connection: Connection, schema: str) -> None:
     async with connection.transaction():
-        await connection.execute(
-            f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'; "
-            f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
-        )
+        await connection.execute(LIMITS)
         await connection.execute(with_schema("SELECT pg_advisory_xact_lock({lock})", schema))
         version = await _version(connection, schema)  # another one may have been first
         if version == 0:

@@ -30,13 +30,14 @@ from ..address import Address
 from ..driver import Driver
 from ..failures import described_failure
 from ..line import Line, Lines
+from .limits import LIMITS
 from .members import Attendance
 from .reading import read_head
 from .schema import lock_key
 from .session import fetch_numbered, holder_text, mend_leases, read_holder, read_shares
 from .spread_writer import SpreadWriter
 from .store import PostgresStore
-from .tags import index_tags, is_index_of
+from .tags import index_within, is_index_of
 from .writer import Writer
 
 __all__ = ["LeadingStore", "SpreadStore"]
@@ -246,6 +247,7 @@ class SpreadStore(LeadingStore):
     async def _index(self, line: Line, forms: Sequence[TagForm]) -> int:
         schema, writer = self.address.schema, self._open_writer()
         key = lock_key(schema)
+        await line.connection.execute(LIMITS)
         await line.connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
         if await is_index_of(line, schema, forms):
             return 0  # another one of the same release was first
@@ -259,7 +261,7 @@ class SpreadStore(LeadingStore):
             )
         await writer.learn_types(line)
         ((session,),) = await line.fetch(self.address.sql(_SESSION))
-        return await index_tags(line, schema, session, writer.types, forms)
+        return await index_within(line, schema, session, writer.types, forms)
 
     def server_statistics(self) -> ServerStatistics | None:
         """Give what is known of the server, with what is left of this member's lease."""

@@ -31,6 +31,7 @@ from ...contract.tags import (
 from ..driver import Record
 from ..line import Line
 from .cold import FEED, TAGGED, thawed
+from .limits import LIMITS
 from .reading import EventReader, TypeNames
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ChangedTags",
     "TagsLaidOut",
     "index_tags",
+    "index_within",
     "is_index_of",
     "pages_of_tagged",
     "read_came",
@@ -365,26 +367,34 @@ def _by_type(forms: Iterable[TagForm]) -> _Forms:
 async def index_tags(
     line: Line, schema: str, session: int, numbers: Numbers, forms: Sequence[TagForm]
 ) -> int:
+    """Do as `index_within`, in a transaction of its own."""
+    async with line.connection.transaction():
+        await line.connection.execute(LIMITS)
+        return await index_within(line, schema, session, numbers, forms)
+
+
+async def index_within(
+    line: Line, schema: str, session: int, numbers: Numbers, forms: Sequence[TagForm]
+) -> int:
     """Make the index anew where its forms are others; give how many events were indexed.
 
     Raises StoreRefused for an event without what its form says, StoreFailed where another engine
     has the log, and Damaged.
     """
-    kept, wanted = await _kept(line, schema), _by_type(forms)
+    whole = Line(line.connection, pooled=True)  # nothing is prepared in a transaction
+    kept, wanted = await _kept(whole, schema), _by_type(forms)
     other = {key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key)}
     new = {key: wanted[key] for key in other if key in wanted and key in numbers}
-    async with line.connection.transaction():
-        whole = Line(line.connection, pooled=True)  # nothing is prepared in it
-        columns: list[list[Any]] = [
-            # Without forms somebody had it made again, whatever it says.
-            [numbers[key][0] for key in numbers if key in other or not kept],
-            [form.name for form in forms],
-            [form.version for form in forms],
-            [_as_json(form.fields) for form in forms],
-            [_as_json(form.fixed) for form in forms],
-        ]
-        await _do(whole, _BEGIN_INDEX.replace("{s}", schema), session, *columns)
-        return await _index_events(whole, schema, session, numbers, new)
+    columns: list[list[Any]] = [
+        # Without forms somebody had it made again, whatever it says.
+        [numbers[key][0] for key in numbers if key in other or not kept],
+        [form.name for form in forms],
+        [form.version for form in forms],
+        [_as_json(form.fields) for form in forms],
+        [_as_json(form.fixed) for form in forms],
+    ]
+    await _do(whole, _BEGIN_INDEX.replace("{s}", schema), session, *columns)
+    return await _index_events(whole, schema, session, numbers, new)
 
 
 async def _index_events(

@@ -34,8 +34,9 @@ from ..line import BackOff, Line
 from ..settings import check_settings
 from .appending import Sending, laid_out, planned_out
 from .claims import APPEND_CLAIMS, read_holders
+from .limits import IDLE_SECONDS
 from .reading import read_head, read_types, read_versions
-from .schema import IDLE_SECONDS, lock_key
+from .schema import lock_key
 from .session import renew_session, show_presence
 from .tags import APPEND_TAGS, read_came
 from .timers import APPEND_TIMERS, read_standing
