@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -41,6 +42,10 @@ class Machine(msgspec.Struct):
 def is_met(engine: Any) -> bool:
     peers = engine._joined._router._peers.values()
     return is_settled(engine, 2) and all(peer.forwarding.is_connected for peer in peers)
+
+
+def lines_of(engine: Any) -> list[Any]:
+    return [peer.forwarding._line for peer in engine._joined._router._peers.values()]
 
 
 @pytest.fixture
@@ -125,3 +130,24 @@ async def test_frames_that_are_changed_between_owners_move_no_cent_twice(
     least = 10 * sum(isinstance(answer, Receipt) for answer in got[3:])
     assert moved % 10 == done
     assert moved // 10 * 10 >= least
+
+
+async def test_a_process_leaves_though_what_connects_does_not_let_itself_be_cancelled(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of NATS that is cancelled as it closes goes on."""
+    log, tried = postgres.url(postgres.new_schema(), "lease=5"), asyncio.Event()
+
+    async def connect(*_: Any) -> str:
+        tried.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3_600)
+        raise ConnectionRefusedError
+
+    one, other = (bank(store=log, join="spread") for _ in range(2))
+    async with one, other:
+        await until(lambda: is_met(one) and is_met(other))
+        monkeypatch.setattr(meeting.LeaseMeeting, "connect_at", connect)
+        for line in [*lines_of(one), *lines_of(other)]:
+            line.abort()
+        await tried.wait()

@@ -76,10 +76,16 @@ class Peer:
         self._task.add_done_callback(retrieve)
 
     def close(self) -> asyncio.Task[None]:
-        """End the line, and give back what has no answer; give the task that ends."""
+        """End the line, and give back what has no answer; give the task that ends it."""
         self._task.cancel()
         self.forwarding.lost(gone=False)
-        return self._task
+        return asyncio.create_task(self._end(), name="foldline peer ends")
+
+    async def _end(self) -> None:
+        """Cancel what goes on until it ends: what connects may take that for a failure."""
+        while not self._task.done():
+            await asyncio.wait([self._task], timeout=_REST_SECONDS)
+            self._task.cancel()
 
     async def _run(self) -> None:
         while True:
