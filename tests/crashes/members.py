@@ -44,6 +44,8 @@ from engine import (
 from engine.members import meeting
 from engine.runtime.machine import SystemClock
 
+from .members_joint import DECISIONS, KINDS, Look, Move, drawn, told
+
 __all__ = ["CLIENTS", "NOTEBOOKS", "Said", "engine_of"]
 
 CLIENTS = 8
@@ -133,6 +135,14 @@ class Said(msgspec.Struct, omit_defaults=True):
     version: int = 0
     """Of its event; or how many notes there were."""
     position: int = 0
+    other: str = ""
+    """The other stream, of what is decided together, and its version."""
+    of_other: int = 0
+    reply: int = 0
+    writes: bool = False
+    """Whether it is to write something, of what is decided together."""
+    whole: bool = False
+    """Whether it writes to both streams or to none."""
     waited: float = 0.0
     """Seconds for which its main thread could have run, and the system ran something else."""
 
@@ -185,7 +195,8 @@ async def work(store: str, name: str, listen: str, hours: str, join: str) -> Non
     ports = Ports(clock=Off(int(hours)), failpoint=Stops(name).reach)
     async with engine_of(store, join, listen=listen or None, ports=ports) as engine:
         say(Said("ready", name, time.monotonic()))
-        clients = (_client(engine, f"{name}-{number}", stop) for number in range(CLIENTS))
+        is_joint = join == "spread"
+        clients = (_client(engine, f"{name}-{n}", stop, is_joint) for n in range(CLIENTS))
         await asyncio.gather(_tell_of_owners(engine, name, stop), *clients)
 
 
@@ -193,8 +204,10 @@ def engine_of(store: str, join: str, **options: Any) -> Engine:
     """Give an engine that shares a log in this way."""
     if join == "shared":
         options |= {"projections": [Whole, Sliced], "share_projections": True}
-    owns: Any = "spread" if join == "spread" else True
-    return Engine([Notebook], store=store, join=owns, **options)
+    if join != "spread":
+        return Engine([Notebook], store=store, join=True, **options)
+    kinds: list[type[Aggregate]] = [Notebook, *KINDS]
+    return Engine(kinds, decisions=DECISIONS, store=store, join="spread", **options)
 
 
 def _hide_folders(*, is_all: bool) -> None:
@@ -213,26 +226,34 @@ def _hide_folders(*, is_all: bool) -> None:
     module._folders = folders
 
 
-async def _client(engine: Engine, name: str, stop: asyncio.Event) -> None:
+async def _client(engine: Engine, name: str, stop: asyncio.Event, is_joint: bool) -> None:
     chance = random.Random(name)
     number = 0
     while not stop.is_set() and engine.failed is None:
         number += 1
         key = f"{name}-{number}"
         notebook = f"n{chance.randrange(NOTEBOOKS)}"
+        stream = f"notebook:{notebook}"
         if number % 4 == 0:
-            await _send(engine, Count(notebook), key, keyed=False)
+            await _send(engine, Count(notebook), Said("sent", key, 0.0, False, stream))
+        elif is_joint and number % 2:
+            command, (stream, other) = drawn(chance, key)
+            said = Said("sent", key, 0.0, chance.random() < 0.7, stream, other=other)
+            said.whole = isinstance(command, Move)
+            said.writes = not isinstance(command, Look) and not getattr(command, "asks", False)
+            await _send(engine, command, said)
         else:
-            await _send(engine, Note(notebook, key), key, keyed=chance.random() < 0.7)
+            keyed = chance.random() < 0.7
+            await _send(engine, Note(notebook, key), Said("sent", key, 0.0, keyed, stream))
         await asyncio.sleep(chance.random() * PAUSE_MAX)
 
 
-async def _send(engine: Engine, command: Note | Count, key: str, *, keyed: bool) -> None:
-    stream = f"notebook:{command.notebook}"
-    say(Said("sent", key, time.monotonic(), keyed, stream))
-    said = Said("receipt", key, 0.0, keyed, stream)
+async def _send(engine: Engine, command: Command[Any], said: Said) -> None:
+    said.at = time.monotonic()
+    say(said)
+    said.what = "receipt"
     try:
-        receipt = await engine.execute(command, key=key if keyed else None)
+        receipt = await engine.execute(command, key=said.key if said.keyed else None)
     except Rejected as rejected:
         said.what, said.version = rejected.code, rejected.details["notes"]
     except EngineError as error:
@@ -240,6 +261,7 @@ async def _send(engine: Engine, command: Note | Count, key: str, *, keyed: bool)
     else:
         said.stream = receipt.stream
         said.version, said.position = receipt.version, receipt.position
+        said.of_other, said.reply = told(receipt, said.other)
     said.at = time.monotonic()
     say(said)
 

@@ -16,20 +16,12 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from .members import Said
+from .members_joint_judge import Row, judge_joint
 
 __all__ = ["History", "Row", "judge"]
 
 NOT_RUN = ("Closed", "Overloaded", "Voided")
 _OF_PROCESSES = ("ready", "owner", "member", "waiting", "stops")
-
-
-class Row(msgspec.Struct, frozen=True):
-    """One event of the log."""
-
-    position: int
-    stream: str
-    version: int
-    what: str
 
 
 class History(msgspec.Struct):
@@ -41,11 +33,24 @@ class History(msgspec.Struct):
 
 
 def judge(history: History, log: Sequence[Row]) -> list[str]:
-    """Give what is wrong."""
-    return [*_of_the_log(log), *_of_the_calls(history), *_of_the_answers(history, log)]
+    """Give what is wrong, of notebooks and of what is decided together."""
+    notes = [one for one in history.said if not one.other and not _is_of_a_purse(one.stream)]
+    together = [one for one in history.said if one.other or _is_of_a_purse(one.stream)]
+    rows = [row for row in log if row.stream.startswith("notebook:")]
+    others = [row for row in log if not row.stream.startswith("notebook:")]
+    return [
+        *_of_the_log(log, rows),
+        *_of_the_calls(history),
+        *_of_the_answers(notes, rows),
+        *judge_joint(together, others),
+    ]
 
 
-def _of_the_log(log: Sequence[Row]) -> Iterator[str]:
+def _is_of_a_purse(stream: str) -> bool:
+    return stream.startswith("purse:")
+
+
+def _of_the_log(log: Sequence[Row], notes: Sequence[Row]) -> Iterator[str]:
     versions: Count[str] = Count()
     for place, row in enumerate(log, 1):
         versions[row.stream] += 1
@@ -55,7 +60,7 @@ def _of_the_log(log: Sequence[Row]) -> Iterator[str]:
         if row.version != versions[row.stream]:
             yield f"{row.stream} has version {row.version} in place {versions[row.stream]}"
             return
-    for what, count in Count(row.what for row in log).items():
+    for what, count in Count(row.what for row in notes).items():
         if count > 1:
             yield f"{what} is in the log {count} times"
 
@@ -76,12 +81,12 @@ def _of_the_calls(history: History) -> Iterator[str]:
             yield f"{key} was never answered"
 
 
-def _of_the_answers(history: History, log: Sequence[Row]) -> Iterator[str]:
+def _of_the_answers(said: Sequence[Said], log: Sequence[Row]) -> Iterator[str]:
     places = {row.what: row for row in log}
-    sent = {one.key: one for one in history.said if one.what == "sent"}
+    sent = {one.key: one for one in said if one.what == "sent"}
     for key in places.keys() - sent.keys():
         yield f"{key} is in the log, and nobody sent it"
-    for one in history.said:
+    for one in said:
         found = places.get(one.key)
         if one.what == "receipt":
             told = one.stream, one.version, one.position
@@ -98,10 +103,10 @@ def _of_the_answers(history: History, log: Sequence[Row]) -> Iterator[str]:
     streams: dict[str, list[Row]] = {}
     for row in log:
         streams.setdefault(row.stream, []).append(row)
-    acknowledged = {one.key: one.at for one in history.said if one.what == "receipt"}
+    acknowledged = {one.key: one.at for one in said if one.what == "receipt"}
     begun = {key: one.at for key, one in sent.items()}
     asked: dict[str, list[Said]] = {}
-    for one in history.said:
+    for one in said:
         if one.what == "counted":
             asked.setdefault(one.stream, []).append(one)
     for rows in streams.values():

@@ -32,7 +32,8 @@ from tests.support.postgres import Server, postgres_server, wheel_programs
 from tests.support.wires import WAYS, Network, Wire
 
 from .members import CLIENTS, Said
-from .members_judge import History, Row, judge
+from .members_joint_judge import Row, row_of
+from .members_judge import History, judge
 from .members_times import Pause, late, longest_wait, told
 
 __all__ = ["LEASE_SECONDS", "MACHINES", "Machine", "Trial", "main", "rows_of"]
@@ -421,7 +422,7 @@ def rows_of(path: str, server: Server | None, schema: str) -> Generator[Row]:
         rows = [line.split("|", 3) for line in text.splitlines()]
     rows.sort(key=lambda row: int(row[0]))
     for place, stream, version, payload in rows:
-        yield Row(int(place), stream, int(version), msgspec.json.decode(payload)["what"])
+        yield row_of(int(place), stream, int(version), payload)
 
 
 @contextlib.contextmanager

@@ -12,9 +12,8 @@ from collections import Counter as Count
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
-from .members_judge import Row, judge
+from .members_joint_judge import Row, row_of
+from .members_judge import judge
 from .members_trial import MACHINES, Machine, Trial
 from .members_views import differences
 from .patroni_cluster import Cluster, lose_leaders
@@ -88,7 +87,7 @@ async def _start(trial: Trial) -> None:
 def _rows(cluster: Cluster, log: str) -> Iterator[Row]:
     asked = f"SELECT position, stream, version, payload FROM {log}.log ORDER BY position"
     for place, stream, version, payload in cluster.sql(asked):
-        yield Row(int(place), stream, int(version), msgspec.json.decode(payload)["what"])
+        yield row_of(int(place), stream, int(version), payload)
 
 
 def _tell(what: str, trial: Trial, problems: list[str]) -> None:
