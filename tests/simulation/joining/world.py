@@ -47,6 +47,7 @@ from tests.simulation.postgres.world import World
 from tests.simulation.story import Operation
 from tests.simulation.swarm import Swarm
 
+from .numbering import DECISIONS, KINDS, Asked, ask_once, judged_numbers
 from .reader import modelled
 from .together import decisions_of, of_one, told_together
 from .wires import Wires, WiresLoop, wired
@@ -121,6 +122,7 @@ def run_joining_seed(
     """Live through a seed, with its own incidents or these; give its world, not judged yet."""
     world = ScriptedWorld(seed, incidents) if incidents else JoiningWorld(seed)
     world.join = join
+    world.has_numbers = join == "spread" and seed % 2 == 1
     # A command that moves on to another owner may be overtaken by one that was sent behind it.
     world.story.in_line = join is True
     live_through(world)
@@ -181,7 +183,10 @@ class JoiningLife(Life):
 
     def declared(self) -> dict[str, Any]:
         """Give what an engine is given besides."""
-        return {"decisions": decisions_of(self.cell)} if self._world.join == "spread" else {}
+        if self._world.join is True:
+            return {}
+        together = decisions_of(self.cell)
+        return {"decisions": [*together, *DECISIONS] if self._world.has_numbers else together}
 
     async def execute(self, engine: Engine, operation: Operation, **more: Any) -> Receipt:
         """Have an operation's command run, some of them by the owner of another cell."""
@@ -198,7 +203,7 @@ class JoiningLife(Life):
         """Give the engine."""
         loop, random = self.process.loop, self._world.random
         self.engine = Engine(
-            [self.cell],
+            [self.cell, *KINDS] if self._world.has_numbers else [self.cell],
             **self.declared(),
             store=self._world.url,
             join=self._world.join,
@@ -223,7 +228,10 @@ class JoiningLife(Life):
 
     async def stay(self, engine: Engine) -> None:
         """Follow the log meanwhile."""
-        beside = [asyncio.ensure_future(call(engine)) for call in (self._follow, self._probe)]
+        calls = [self._follow, self._probe]
+        if self._world.has_numbers:
+            calls.append(self._number)
+        beside = [asyncio.ensure_future(call(engine)) for call in calls]
         try:
             await super().stay(engine)
         finally:
@@ -256,6 +264,14 @@ class JoiningLife(Life):
             operation = Operation(number, _NO_CLIENT, command, None)
             story.operations.append(operation)
             await self.operate(engine, operation)
+
+    async def _number(self, engine: Engine) -> None:
+        """Send what is decided by tags."""
+        world, random = self._world, self._world.random
+        while not self.quiet:
+            await asyncio.sleep(random.expovariate(1 / world.probe_seconds))
+            world.counted("by tags")
+            await ask_once(engine, world.asked, world.server, random)
 
     async def _follow(self, engine: Engine) -> None:
         shown = self._world.story.shown
@@ -293,12 +309,16 @@ class JoiningWorld(World):
     """Within which one has started, whose database is slow."""
     join: bool | Literal["spread"] = True
     """How its engines share the log."""
+    has_numbers = False
+    """Whether something is decided by tags."""
     loop: WiresLoop
     lives: list[Any]
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.has_standby = False
+        self.asked: list[Asked] = []
+        """What was decided by tags."""
         self.machines = self.random.choice((1, 2))
         self.wires = Wires(self.random, lambda process: process.number % self.machines)
         self.loop.wires = self.wires
@@ -344,6 +364,10 @@ class JoiningWorld(World):
                     self.network.cut_off[life.process.number] = until
                 else:
                     life.kill(lost=incident.what == "lose")
+
+    def judged_beside(self) -> Sequence[str]:
+        """Give what cannot be true of what was decided by tags."""
+        return [*judged_numbers(self.asked, self.story.log)]
 
     def heal(self) -> None:
         """Let all be well again."""

@@ -28,7 +28,7 @@ def judge_world(world: World) -> list[str]:
     story = world.story
     if story.problems:
         return list(story.problems)
-    problems = [*_tables(world.server.tables), *_senders(world)]
+    problems = [*_tables(world.server.tables), *_senders(world), *world.judged_beside()]
     if problems:
         return problems
     if world.troubles.loses:
@@ -67,7 +67,8 @@ def _senders(world: World) -> Iterator[str]:
     if shown != [event.position for event in world.server.tables.events]:
         yield f"P4: the last engine reads {len(shown)} events, and others are in the table"
     for logged in world.story.log:
-        if logged.event.operation not in sent:
+        # Those below zero are of a judge of their own.
+        if logged.event.operation >= 0 and logged.event.operation not in sent:
             yield f"P5: nobody has sent {logged.event}, at {logged.meta.position}"
 
 

@@ -155,6 +155,25 @@ def _begin(call: Asking, values: Sequence[Any]) -> Running:
     return [tuple(row.values())]
 
 
+def _begin_as_nobody(call: Asking, _: Sequence[Any]) -> Running:
+    function: Function = call.tables.functions["begin_session_2"]
+    row: dict[str, Any] = yield from function.run(call, ("nobody", 0.0, True))
+    return [(row["session"],)]
+
+
+def _adding_tags(call: Asking, values: Sequence[Any]) -> Running:
+    """Index by the session that leads, if one does."""
+    live = next((s.session for s in call.tables.sessions.values() if s.live), None)
+    function: Function = call.tables.functions["add_tags_1"]
+    row: dict[str, Any] = yield from function.run(call, (live, *values))
+    return [(row["done"],)]
+
+
+def _other_holders(call: Asking, member: int) -> Rows:
+    members = call.tables.members.items()
+    return [(one.holder,) for number, one in members if one.decides and number != member]
+
+
 def _locking(call: Asking, values: Sequence[Any]) -> Running:
     yield Wait(lock=("advisory", *values))
     return [(None,)]
@@ -376,6 +395,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "7cf30d87": _locking,
     "11c152e1": _at_once(_nothing),  # CREATE SCHEMA
     "ba6cf072": _begin,
+    "0beea9a0": _begin_as_nobody,
     "e3811781": _calling("renew_session_1"),
     "847de9f9": _calling("end_session_1"),
     "99ae60d1": _at_once(_mend_leases),
@@ -400,6 +420,8 @@ _KNOWN: Final[dict[str, Statement]] = {
     "8db810bd": _calling("begin_index_1", "done"),
     "92fb0dc3": _calling("add_tags_1", "done"),
     "305e3007": _at_once(tagged_events),
+    "a1bca6b3": _at_once(_other_holders),
+    "c84ccb88": _adding_tags,
     "45b6ecc0": _at_once(standing_timers),
     "6afa5fb7": _at_once(due_timers),
     "50691577": _at_once(all_timers),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -361,6 +361,10 @@ class World:
         server.receive(backend, query, lock_key(SCHEMA), _nobody)
         self.loop.call_later(seconds, server.receive, backend, "COMMIT", (), _nobody)
         self.loop.call_later(seconds, server.end_of_file, backend)
+
+    def judged_beside(self) -> Sequence[str]:
+        """Give what cannot be true of what such a world does besides."""
+        return ()
 
     def heal(self) -> None:
         """Let all be well again."""
