@@ -38,6 +38,14 @@ def gate_of(authorize: Authorize | None, logger: logging.Logger) -> Gate | None:
         return None
     if not callable(authorize):
         raise DefinitionError(f"authorize= is a function, not {shown(authorize)}")
+    try:
+        inspect.signature(authorize).bind(None, "feed", "*")
+    except TypeError:
+        raise DefinitionError(
+            "authorize= takes three arguments, as `def authorize(principal, action, message)`"
+        ) from None
+    except Exception:  # a function of C, or a class that says anything of itself
+        logger.debug("authorize shows no signature")
     return Gate(authorize, logger)
 
 

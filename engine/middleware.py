@@ -92,11 +92,13 @@ class Middleware:
 
 def checked_middleware(given: object) -> Sequence[Middleware]:
     """Give what stands around calls; raise DefinitionError for anything else."""
-    what, found = shown(given), cast("Any", given)
+    found = cast("Any", given)
     if not isinstance(given, list | tuple) or not all(isinstance(m, Middleware) for m in found):
+        listed: Sequence[object] = found if isinstance(given, list | tuple) else [given]
+        what = next((shown(m) for m in listed if not isinstance(m, Middleware)), "this")
         raise DefinitionError(
             f"middleware= is a list of objects of subclasses of Middleware, as "
-            f"Engine(middleware=[Measured()]), and here it is {what}"
+            f"Engine(middleware=[Measured()]), and {what} is none"
         )
     return tuple(found)
 

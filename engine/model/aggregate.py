@@ -20,6 +20,7 @@ import msgspec
 from ..errors import DefinitionError
 from ..limits import KEY_WINDOW
 from .annotations import (
+    PlainMeta,
     Signature,
     check_options,
     defining_namespace,
@@ -167,7 +168,7 @@ class AggregateDefinition(msgspec.Struct, frozen=True):
 
 
 @dataclass_transform(field_specifiers=(msgspec.field,))
-class AggregateMeta(msgspec.StructMeta):
+class AggregateMeta(PlainMeta):
     """Makes aggregate classes and reads their definition."""
 
     def __new__(

@@ -24,6 +24,7 @@ import msgspec
 from ..errors import DefinitionError
 
 __all__ = [
+    "PlainMeta",
     "Signature",
     "check_options",
     "defaults_of",
@@ -37,6 +38,17 @@ __all__ = [
     "struct_of",
     "union_members",
 ]
+
+
+class PlainMeta(msgspec.StructMeta):
+    """Makes classes that are structs already, and says so to who marks one with @dataclass."""
+
+    if not typing.TYPE_CHECKING:  # a checker would take each attribute of a class for known
+
+        def __setattr__(cls, name: str, value: object) -> None:  # noqa: N805 - of a metaclass
+            if name == "__dataclass_params__":
+                raise DefinitionError(f"{cls.__qualname__} needs no @dataclass: drop it")
+            super().__setattr__(name, value)
 
 
 class Signature(msgspec.Struct, frozen=True):

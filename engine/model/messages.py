@@ -32,6 +32,7 @@ import msgspec
 from ..errors import DefinitionError, InvalidInput
 from ..limits import NAME_LENGTH_MAX
 from .annotations import (
+    PlainMeta,
     check_options,
     defaults_of,
     defining_namespace,
@@ -114,7 +115,7 @@ def kebab(class_name: str) -> str:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class MessageMeta(msgspec.StructMeta):
+class MessageMeta(PlainMeta):
     """Makes the classes of messages: frozen, and with a checked name."""
 
     def __new__(
@@ -134,9 +135,7 @@ class MessageMeta(msgspec.StructMeta):
         check_options(f"message {class_name}", options, _OPTIONS)
         resolve_locals(namespace, defining_namespace(1))
         if options.get("frozen") is False:
-            raise DefinitionError(
-                f"{class_name} is a message, and messages are frozen: drop frozen"
-            )
+            raise DefinitionError(f"{class_name} is a message, and these are frozen: drop frozen")
         options["frozen"] = True
         omits = options.pop("omit_defaults", None) if _are_stored(bases) else None
         try:

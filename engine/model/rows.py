@@ -17,7 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import DefinitionError
-from .annotations import check_options, defining_namespace, shared_default
+from .annotations import PlainMeta, check_options, defining_namespace, shared_default
 from .columns import Column, Scalar, bare_type, name_of_type, read_column
 from .for_pydantic import core_schema, json_schema
 
@@ -38,7 +38,7 @@ Search: TypeAlias = Sequence[str]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
-class RowMeta(msgspec.StructMeta):
+class RowMeta(PlainMeta):
     """Makes row classes: frozen, each with its shape."""
 
     def __new__(

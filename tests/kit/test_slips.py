@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -124,6 +125,13 @@ SLIPS: dict[str, tuple[Callable[[], object], str]] = {
     "projection": (lambda: engine([Room, Guests]), r"go into `projections=\[\.\.\.\]`"),
     "manager": (lambda: engine([Room], projections=[Moving]), "process managers go into the first"),
 }
+
+
+SLIPS["authorize"] = lambda: engine([Room], authorize=not_marked), "three arguments"
+SLIPS["middleware"] = lambda: engine([Room], middleware=[not_marked]), "and a function is none"
+SLIPS["dataclass-event"] = lambda: dataclass(Booked), "Booked needs no @dataclass"
+SLIPS["dataclass-row"] = lambda: dataclass(Guest), "Guest needs no @dataclass"
+SLIPS["dataclass-aggregate"] = lambda: dataclass(Room), "Room needs no @dataclass"
 
 
 @pytest.mark.parametrize("what", SLIPS)
