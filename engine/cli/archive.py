@@ -44,6 +44,8 @@ log. A command to an archived aggregate loads it from there, and its keys and cl
 Each page is copied, synced, read back and compared before it is removed from the log. At the end
 SQLite rewrites the log, which takes room for a second one in a folder for temporary files.
 
+Rules that are declared in code, also with a function of the state, are run by `retention`.
+
 Stop the engine first: while one has the log open, this is refused. If it is interrupted, run it
 again: it continues.
 

@@ -16,15 +16,17 @@ from typing import Any, Final, cast
 import msgspec
 
 from ..errors import UsageError
+from ..model.aggregate import Aggregate
 from ..model.retention import Retention, closed_before
-from ..outside.retention import DuePerson, due_people
+from ..outside.retention import DuePerson, Fold, due_people, is_closed
 from ..personal.vault import Vault
 from ..running import run
 from ..runtime.ports import Ports
 from ..stores.contract.archiving import Archiver, ArchiveRule
-from ..stores.contract.backend import Archives
+from ..stores.contract.backend import Archives, Outside
 from ..stores.urls import open_keys
-from .application import attribute_of
+from .application import APP_HELP, attribute_of, engine_of
+from .folding import folding
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
 from .printing import counted
@@ -41,7 +43,8 @@ of Retention, as in shop:RULES.
 
 A person is erased if each stream with personal data of that person is closed, and old enough by a
 rule with erase_after. One open stream of any kind keeps the person. Streams that are due by
-archive_after are moved as `archive` does it.
+archive_after are moved as `archive` does it. A rule with closed_if asks a function of the state of
+each such stream: --app names the application whose code folds it.
 
 Nobody is erased by a clock that is more than 30 days ahead of the last event, since no key comes
 back. If the log is at rest and the clock is right, give --at-rest.
@@ -54,6 +57,7 @@ and people are not erased by this command.
 _EPILOG = f"""\
 JSON: a line for each person (action "erase", subject, streams, reason), and for each rule that
 archives (action "archive", rule, streams, events, bytes). done tells whether it was done.
+{APP_HELP}
 
 exit status:
   {DONE}    done, or shown
@@ -75,6 +79,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("file", type=log_file, metavar="FILE", help="the log, a file or a URL")
     parser.add_argument("rules", metavar="RULES", help="the rules, as module:attribute")
+    parser.add_argument(
+        "--app", metavar="APP", help="the application, for rules with a function of the state"
+    )
     parser.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
     parser.add_argument(
         "--at-rest",
@@ -87,7 +94,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    rules = _rules_of(options.rules)
+    rules = _rules_of(options)
     outside = options.file.outside(Ports())
     if not isinstance(outside, Archives):
         raise UsageError(
@@ -98,18 +105,33 @@ def _run(options: argparse.Namespace) -> int:
         return run(partial(_retained, options, rules, outside))
 
 
-def _rules_of(name: str) -> Sequence[Retention]:
+def _rules_of(options: argparse.Namespace) -> Sequence[Retention]:
+    name: str = options.rules
     found: object = attribute_of(name)
     rules = cast("Sequence[object]", found if isinstance(found, list | tuple) else ())
     given = [rule for rule in rules if isinstance(rule, Retention)]
     if not given or len(given) < len(rules):
         raise UsageError(f"{name} is no list of Retention: nothing was changed")
-    if any(rule.closed_if is not None for rule in given):
+    if options.app is None and any(rule.closed_if is not None for rule in given):
         raise UsageError(
-            f"{name} has a rule with closed_if, which takes the states of an engine: run it by "
-            f"`engine.operations.retention`. Nothing was changed"
+            f"{name} has a rule with closed_if, which takes states that only the application's "
+            f"code folds: name it with --app. Nothing was changed"
         )
     return given
+
+
+@asynccontextmanager
+async def _states(options: argparse.Namespace, outside: Outside) -> AsyncGenerator[Fold]:
+    """Give what folds states, where a rule can ask for one."""
+    if options.app is None:
+        yield _nobody
+        return
+    async with folding(engine_of(options.app), outside) as fold:
+        yield fold
+
+
+async def _nobody(aggregate: type[Aggregate], aggregate_id: str) -> Aggregate:
+    raise UsageError(f"no code folds {aggregate.__name__} {aggregate_id!r}: give --app")
 
 
 async def _retained(
@@ -122,26 +144,28 @@ async def _retained(
             f"erased: give rules without erase_after, and erase people by `engine.personal.erase`. "
             f"Nothing was changed"
         )
-    if options.dry_run:
-        people = await _people(options, rules, outside)
-        _tell_people(people, options)
-        await _archive(options, rules, archiver)
-        return DONE
-    async with archiver:
-        people = await _people(options, rules, outside)
-        await _archive(options, rules, archiver)
+    async with _states(options, outside) as fold:
+        if options.dry_run:
+            people = await _people(options, rules, outside, fold)
+            _tell_people(people, options)
+            await _archive(options, rules, archiver, fold)
+            return DONE
+        async with archiver:
+            people = await _people(options, rules, outside, fold)
+            await _archive(options, rules, archiver, fold)
     return NOT_YET if people else DONE
 
 
 async def _people(
-    options: argparse.Namespace, rules: Sequence[Retention], outside: Archives
+    options: argparse.Namespace, rules: Sequence[Retention], outside: Archives, fold: Fold
 ) -> list[DuePerson]:
     """Find who is due, and erase them unless that is only to be shown."""
     if all(rule.erase_after is None for rule in rules):
         return []
     async with _opened(options, outside) as vault:
         with outside.log_reader() as reader:
-            people = due_people(reader, vault, rules, Ports().clock.now(), at_rest=options.at_rest)
+            now = Ports().clock.now()
+            people = await due_people(reader, vault, rules, now, fold, at_rest=options.at_rest)
         if not options.dry_run:
             for person in people:
                 await vault.erase(person.subject, person.reason, _PRINCIPAL)
@@ -169,13 +193,15 @@ async def _opened(options: argparse.Namespace, outside: Archives) -> AsyncGenera
 
 
 async def _archive(
-    options: argparse.Namespace, rules: Sequence[Retention], archiver: Archiver
+    options: argparse.Namespace, rules: Sequence[Retention], archiver: Archiver, fold: Fold
 ) -> None:
     now = Ports().clock.now()
     for rule in rules:
         if rule.archive_after is None:
             continue
-        closed = ArchiveRule(rule.kind, rule.names, closed_before(rule.archive_after, now))
+        judge = None if rule.closed_if is None else partial(is_closed, rule, fold)
+        before = closed_before(rule.archive_after, now)
+        closed = ArchiveRule(rule.kind, rule.names, before, judge, str(rule))
         done = await archiver.archive(closed, _silent, dry_run=options.dry_run)
         if options.json:
             found = {"streams": done.streams, "events": done.events, "bytes": done.bytes}

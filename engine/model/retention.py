@@ -51,7 +51,7 @@ class Retention(msgspec.Struct, frozen=True):
     is not due."""
     closed_if: Callable[[Any], bool] | None = None
     """Is given the state of each stream that `closed_by` selects; only True closes it. An engine
-    asks it, in its event loop; `foldline retention` refuses such a rule."""
+    asks it, in its event loop; `foldline retention` does with --app."""
 
     def __post_init__(self) -> None:
         """Refuse a rule that selects or does nothing."""

@@ -8,16 +8,15 @@ came since are read too, so that an open stream keeps the person. Then streams a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
 from ..authorization import Gate
 from ..errors import UsageError
 from ..log.browsing import LogToBrowse
-from ..model.aggregate import Aggregate
 from ..model.retention import Retention, closed_before
-from ..outside.retention import DueSearch, reason_of
+from ..outside.retention import DueSearch, Fold, is_closed, reason_now
 from ..personal.operations import PersonalData
 from ..personal.vault import Vault
 from ..runtime.ports import Clock
@@ -42,7 +41,7 @@ class Retaining:
         vault: Callable[[], Vault | None],
         gate: Gate | None,
         clock: Clock,
-        fold: Callable[[type[Aggregate], str], Awaitable[Aggregate]],
+        fold: Fold,
     ) -> None:
         self._archiver = archiver
         self._fold = fold
@@ -111,29 +110,7 @@ class Retaining:
 
     async def _reason(self, search: DueSearch, subject: str) -> str | None:
         """Give the rule by which a person is due; None for one who is not."""
-        reasons: list[str] = []
-        for stream in search.streams_of(subject):
-            for rule in search.rules_for(stream, self._clock.now()):
-                if await self._is_closed(rule, stream):
-                    reasons.append(reason_of(rule))
-                    break
-            else:
-                return None
-        return reasons[0]
-
-    async def _is_closed(self, rule: Retention, stream: str) -> bool:
-        """Ask what a rule says of the state of a stream."""
-        if rule.closed_if is None:
-            return True
-        state = await self._fold(rule.aggregate, stream.partition(":")[2])
-        try:
-            said: object = rule.closed_if(state)
-        except Exception as error:
-            raise UsageError(
-                f"{rule}: it failed for {stream} with {type(error).__name__}. What was done before "
-                f"is done; mend the function, and run the rules again"
-            ) from error
-        return said is True
+        return await reason_now(search, subject, self._clock.now(), self._fold)
 
     async def _archive(self, rules: Sequence[Retention], dry_run: bool) -> list[Retained]:
         found: list[Retained] = []
@@ -141,7 +118,7 @@ class Retaining:
             if rule.archive_after is None:
                 continue
             before = closed_before(rule.archive_after, self._clock.now())
-            judge = None if rule.closed_if is None else partial(self._is_closed, rule)
+            judge = None if rule.closed_if is None else partial(is_closed, rule, self._fold)
             closed = ArchiveRule(rule.kind, rule.names, before, judge, str(rule))
             async with self._archiver() as archiver:
                 done = await archiver.archive(closed, _silent, dry_run=dry_run)

@@ -9,25 +9,30 @@ log is said to be at rest: by such a clock everybody is due, and no key comes ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
-from ..errors import StoreRefused
+from ..errors import StoreRefused, UsageError
+from ..model.aggregate import Aggregate
 from ..model.personal import is_subject, opened_of, sealed_of
 from ..model.retention import Retention, closed_before
 from ..model.stored import StoredEvent
 from ..personal.vault import Vault
 from ..stores.contract.outside import LogReader
 
-__all__ = ["DuePerson", "DueSearch", "due_people", "reason_of"]
+__all__ = ["DuePerson", "DueSearch", "Fold", "due_people", "is_closed", "reason_now"]
 
 _PAGE_EVENTS = 1_000
 _PAGE_BYTES = 8 * 1024 * 1024
 _AHEAD_MAX: Final = timedelta(days=30)
 """How far a clock is trusted to be ahead of the log's last event."""
+
+
+Fold: TypeAlias = Callable[[type[Aggregate], str], Awaitable[Aggregate]]
+"""Gives the state of an aggregate by its id, for rules that ask a function of it."""
 
 
 class DuePerson(msgspec.Struct, frozen=True):
@@ -83,7 +88,7 @@ class DueSearch:
         rules = [self.rules_for(stream, now) for stream in streams]
         if not all(rules):
             return None
-        return DuePerson(subject, len(streams), reason_of(rules[0][0]))
+        return DuePerson(subject, len(streams), _reason_of(rules[0][0]))
 
     def streams_of(self, subject: str) -> Sequence[str]:
         """Give the streams that have data of a person, in the order of their first events."""
@@ -103,8 +108,14 @@ class DueSearch:
         ]
 
 
-def due_people(
-    reader: LogReader, vault: Vault, rules: Sequence[Retention], now: int, *, at_rest: bool
+async def due_people(
+    reader: LogReader,
+    vault: Vault,
+    rules: Sequence[Retention],
+    now: int,
+    fold: Fold,
+    *,
+    at_rest: bool,
 ) -> list[DuePerson]:
     """Give who is due, as a search over the whole log does. Log and keys are open."""
     search = DueSearch(vault, rules)
@@ -112,7 +123,40 @@ def due_people(
     while page := reader.read_feed(after, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES):
         search.look(page)
         after = page[-1].position
-    return search.due(now, at_rest=at_rest)
+    found: list[DuePerson] = []
+    for person in search.due(now, at_rest=at_rest):
+        reason = await reason_now(search, person.subject, now, fold)
+        if reason is not None:
+            found.append(msgspec.structs.replace(person, reason=reason))
+    return found
+
+
+async def reason_now(search: DueSearch, subject: str, now: int, fold: Fold) -> str | None:
+    """Give the rule by which a person is due, as the states are now; None for one who is not."""
+    reasons: list[str] = []
+    for stream in search.streams_of(subject):
+        for rule in search.rules_for(stream, now):
+            if await is_closed(rule, fold, stream):
+                reasons.append(_reason_of(rule))
+                break
+        else:
+            return None
+    return reasons[0]
+
+
+async def is_closed(rule: Retention, fold: Fold, stream: str) -> bool:
+    """Ask what a rule says of the state of a stream. Raises UsageError where its function fails."""
+    if rule.closed_if is None:
+        return True
+    state = await fold(rule.aggregate, stream.partition(":")[2])
+    try:
+        said: object = rule.closed_if(state)
+    except Exception as error:
+        raise UsageError(
+            f"{rule}: it failed for {stream} with {type(error).__name__}. What was done before "
+            f"is done; mend the function, and run the rules again"
+        ) from error
+    return said is True
 
 
 def _check_clock(now: int, last: int) -> None:
@@ -135,7 +179,7 @@ def _shown(microseconds: int) -> str:
     return time.isoformat(timespec="seconds")
 
 
-def reason_of(rule: Retention) -> str:
+def _reason_of(rule: Retention) -> str:
     """Give a rule in words, as it is kept with an erasure."""
     days = 0 if rule.erase_after is None else rule.erase_after.days
     return f"retention: {rule}, {days} days"

@@ -242,25 +242,75 @@ async def test_a_person_stays_whose_stream_is_not_closed_by_its_state(tmp_path: 
     path = tmp_path / "hotel.db"
     await stays(path)
 
-    def is_paid(stay: Stay) -> bool:
-        return stay.id != "1"
-
-    rules = [
-        msgspec.structs.replace(rule, closed_if=is_paid) if rule.aggregate is Stay else rule
-        for rule in STAYS
-    ]
     async with opened(path, -400) as running:
         looked = await running.operations.retention(STAYS, dry_run=True, at_rest=True)
-        kept = await running.operations.retention(rules, dry_run=True, at_rest=True)
+        kept = await running.operations.retention(PAID, dry_run=True, at_rest=True)
     assert [one.subject for one in looked if one.action == "erase"] == ["ann", "bob"]
     assert [one.subject for one in kept if one.action == "erase"] == ["bob"]
 
 
-def test_the_command_refuses_what_takes_a_state(
-    path: str, capsys: pytest.CaptureFixture[str]
+def make_engine() -> Engine:
+    return engine("sqlite:none.db")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_the_command_asks_a_function_of_the_state_by_the_code_of_the_application(
+    kind: str, path: str, postgres: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["retention", path, "tests.whole.test_retained:BY_STATE"]) == 1
-    assert "takes the states of an engine" in capsys.readouterr().err
+    url = f"sqlite:{path}" if kind == "sqlite" else postgres.url(postgres.new_schema())
+    rules, app = "tests.whole.test_retained:BY_STATE", "tests.whole.test_retained:make_engine"
+
+    async def fill() -> None:
+        async with engine(url) as running:
+            await filled(running)
+            await running.execute(Note("o-1", "more"))
+            await running.execute(Close("o-1"))
+
+    async def look() -> None:
+        async with engine(url) as running:
+            (entry,) = [one for one in (await running.operations.audit()).entries if one.position]
+            expected = ("order closed by order-closed, if is_short", 9)
+            assert (entry.target, entry.position) == expected
+            assert (await running.state(Order, "o-1")).notes[-2:] == ["more", "closed"]
+
+    asyncio.run(fill())
+    assert main(["retention", url, rules]) == 1
+    assert "name it with --app" in capsys.readouterr().err
+    for more in (["--dry-run"], []):
+        assert main(["retention", url, rules, "--app", app, *more]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("6 events of 2 streams"), said
+        assert "order closed by order-closed, if is_short, 0 days" in said
+    asyncio.run(look())
 
 
+hotel: Callable[[], Engine] = make_engine
+"""Another one where a test says so."""
+
+
+def test_the_command_keeps_a_person_whose_stream_is_not_closed_by_its_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, here = tmp_path / "hotel.db", "tests.whole.test_retained"
+    asyncio.run(stays(path))
+    monkeypatch.setattr(f"{here}.hotel", lambda: opened(path, -400))
+
+    def due(rules: str) -> list[str]:
+        common = ["--app", f"{here}:hotel", "--dry-run", "--at-rest", "--json"]
+        assert main(["retention", str(path), f"{here}:{rules}", *common]) == 0
+        lines = [msgspec.json.decode(line) for line in capsys.readouterr().out.splitlines()]
+        return [line["subject"] for line in lines if line["action"] == "erase"]
+
+    assert due("STAYS") == ["ann"]
+    assert due("PAID") == []
+
+
+def is_paid(stay: Stay) -> bool:
+    return stay.id != "1"
+
+
+PAID = [
+    msgspec.structs.replace(rule, closed_if=is_paid) if rule.aggregate is Stay else rule
+    for rule in STAYS
+]
 BY_STATE = [Retention(Order, [Closed], archive_after=timedelta(0), closed_if=is_short)]
