@@ -9,11 +9,13 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine import Archive, Closed, Engine, EngineFailed, StoreLocked, StoreRefused, Voided
 from engine.runtime.ports import Ports
+from engine.stores.sqlite import held_files
 from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.stores.sqlite.outside.log import SqliteLogReader
@@ -348,3 +350,47 @@ def test_a_file_that_is_replaced_while_it_is_opened_is_refused(
     monkeypatch.setattr(apsw, "Connection", connection)
     with pytest.raises(StoreRefused, match="was replaced while it was opened"):
         SystemFiles().connect(str(path))
+
+
+def test_a_file_is_held_by_the_descriptor_of_its_connection_and_no_other_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process with two hundred tenants has thousands, and each was asked for each opening."""
+    path, looked = str(tmp_path / "log.db"), list[object]()
+    search = held_files._descriptor_of
+
+    def searched(known: Any, **how: Any) -> int | None:
+        looked.append(known)
+        return search(known, **how)
+
+    monkeypatch.setattr(held_files, "_descriptor_of", searched)
+    files = SystemFiles()
+    for _ in range(2):
+        with closing(files.connect(path)) as connection:
+            hold = files.hold(path, connection)
+            assert looked == []
+            assert held_by(path) == os.getpid()
+            hold.release()
+            assert held_by(path) is None
+            hold = files.hold(path, connection)
+        hold.release()  # behind its connection, with which it has ended
+        assert held_by(path) is None
+    assert looked == []
+    reader = files.connect(path, readonly=True)
+    with closing(files.connect(path)) as connection:
+        held_files._descriptors.clear()
+        files.hold(path, connection).release()
+    assert len(looked) == 1, "where its descriptor is not known, it is looked for"
+    reader.close()
+
+
+def held_by(path: str) -> int | None:
+    """Ask another process, since a process is never kept out by itself."""
+    code = (
+        "import fcntl, os, struct, sys; d = os.open(sys.argv[1], os.O_RDWR); "
+        "asked = struct.pack('hhqqi4x', fcntl.F_WRLCK, os.SEEK_SET, 1 << 62, 1, 0); "
+        "k, _, _, _, pid = struct.unpack('hhqqi4x', fcntl.fcntl(d, fcntl.F_GETLK, asked)); "
+        "print(0 if k == fcntl.F_UNLCK else pid)"
+    )
+    found = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True)
+    return int(found.stdout) or None

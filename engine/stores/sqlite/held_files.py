@@ -12,7 +12,6 @@ import struct
 import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import Any, Final
 
 from ...errors import StoreLocked, StoreRefused
@@ -23,7 +22,7 @@ try:
 except ImportError:  # Windows has no flock; opening a file store there is refused with the reason
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["FileHold", "check_not_inherited", "connected", "is_held"]
+__all__ = ["FileHold", "check_not_inherited", "connected", "is_held", "next_descriptor"]
 
 _fcntl: Any = fcntl
 _BYTE: Final = 1 << 62
@@ -35,14 +34,28 @@ _connected: weakref.WeakKeyDictionary[Any, FileId] = weakref.WeakKeyDictionary()
 """The connections of this process, and of those that it was forked from."""
 _inherited: set[FileId] = set()
 """Files that were open when this process was forked, of which SQLite believes to have locks."""
+_descriptors: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""Those of connections, where they are known: a process with many tenants has thousands."""
 _holds: dict[FileId, weakref.ref[Any]] = {}
 """The connections of this process that hold a file; the kernel only tells processes apart."""
 _holding = threading.Lock()
 
 
-def connected(connection: Any, known: FileId) -> None:
-    """Note that a connection has a file open."""
+def next_descriptor() -> int:
+    """Give the number that the next file gets which is opened, if no other thread opens one."""
+    try:
+        descriptor = os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return -1
+    os.close(descriptor)
+    return descriptor
+
+
+def connected(connection: Any, known: FileId, likely: int) -> None:
+    """Note that a connection has a file open, likely by that descriptor."""
     _connected[connection] = known
+    if _fcntl is not None and _leads_to(likely, known, writable=True):
+        _descriptors[connection] = likely
 
 
 def check_not_inherited(path: str, known: FileId | None) -> None:
@@ -82,7 +95,10 @@ class FileHold:
                     f"{path} is open in another engine of this very process ({os.getpid()}), by "
                     f"another name: close that one first, or give this one a store of its own"
                 )
-            descriptor = _descriptor_of(self._known)
+            descriptor = _descriptors.get(connection)
+            if descriptor is None or not _leads_to(descriptor, self._known, writable=True):
+                descriptor = _descriptor_of(self._known)
+            self._descriptor = descriptor
             if descriptor is not None:
                 _lock_byte(path, descriptor)
             _holds[self._known] = weakref.ref(connection)
@@ -95,9 +111,10 @@ class FileHold:
         self._is_held = False
         with _holding:
             _holds.pop(self._known, None)
-            # SQLite keeps a descriptor open while another connection of this process has a lock.
-            descriptor = _descriptor_of(self._known)
-            if descriptor is not None:
+            # SQLite keeps it open while another connection of this process has a lock. If it is
+            # closed, the kernel has let go of every lock of this process on the file.
+            descriptor = self._descriptor
+            if descriptor is not None and _leads_to(descriptor, self._known, writable=True):
                 _fcntl.lockf(descriptor, _fcntl.LOCK_UN, 1, _BYTE)
 
 
@@ -130,7 +147,7 @@ def _descriptor_of(known: FileId, *, writable: bool = True) -> int | None:
     """Give a descriptor of this process that leads to a file, whoever has opened it."""
     for folder in ("/proc/self/fd", "/dev/fd"):
         try:
-            found = [int(path.name) for path in Path(folder).iterdir()]
+            found = [*map(int, os.listdir(folder))]  # noqa: PTH208
         except (OSError, ValueError):
             continue
         return next((one for one in found if _leads_to(one, known, writable=writable)), None)
@@ -138,9 +155,10 @@ def _descriptor_of(known: FileId, *, writable: bool = True) -> int | None:
 
 
 def _leads_to(descriptor: int, known: FileId, *, writable: bool) -> bool:
+    device, inode = known
     try:
         found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != known:
+        if found.st_ino != inode or found.st_dev != device:
             return False
         access = _fcntl.fcntl(descriptor, _fcntl.F_GETFL) & os.O_ACCMODE
     except OSError:

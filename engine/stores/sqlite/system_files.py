@@ -18,7 +18,7 @@ from typing import Any, Final
 import apsw
 
 from ...errors import StoreRefused
-from .held_files import FileHold, check_not_inherited, connected, is_held
+from .held_files import FileHold, check_not_inherited, connected, is_held, next_descriptor
 from .lock_files import QUIETLY, FileId, FileLock, is_locked, lives, note_in, plain_file
 from .room import DiskRoom
 
@@ -44,12 +44,13 @@ class SystemFiles(DiskRoom):
         if not readonly:
             check_not_inherited(path, found)
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
+        likely = next_descriptor()
         connection = apsw.Connection(path, flags=flags)
         if plain_file(path) != found:
             connection.close()
             raise StoreRefused(f"{path} was replaced while it was opened: open it again")
         if found is not None:
-            connected(connection, found)
+            connected(connection, found, likely)
         return connection
 
     def identify(self, path: str) -> FileId | None:
