@@ -178,21 +178,21 @@ class _Keeping(Sink):
         """Make the rows of people anew, of events that have nothing of them any more."""
         delivered = self._delivered
         assert delivered is not None, "the projector gives it"
-        keys: dict[str, str] = {}
+        found: dict[str, None] = {}
         after: int | None = 0
         while after is not None:
             page, after = await delivered.again(after, subjects)
-            keys.update((self._key_of(each), each.log_id) for each in page)
-        if not keys:
-            return
-        place = await self._loaded()
+            found.update((self._key_of(each), None) for each in page)
+        keys = list(found)
+        place = await self._loaded()  # also for nobody: rows of a former version may have them
         try:
             if not self._is_open:
                 with _asking(place):
-                    await self._take(await place.open(), next(iter(keys.values())), None)
+                    await self._take(await place.open(), delivered.log_id, None)
                 self._is_open = True
             for first in range(0, len(keys), ROWS_AGAIN):
-                await self._make_again(place, delivered, list(keys)[first : first + ROWS_AGAIN])
+                await self._make_again(place, delivered, keys[first : first + ROWS_AGAIN])
+            self._is_shown = self._is_shown or await self._is_as_far(delivered)
             is_there = self._is_shown
             if is_there:
                 with _asking(place):
@@ -210,6 +210,13 @@ class _Keeping(Sink):
                 f"are as far (read model {self.__definition__.name!r})",
                 passes=True,
             )
+
+    async def _is_as_far(self, delivered: Delivered) -> bool:
+        """Tell whether this version has all that is to come before what a former one has."""
+        own, former = self._state, self._former
+        if own is None or former is None:
+            return False
+        return await delivered.missed(own.position, former.position + 1) is None
 
     async def _make_again(self, place: Place, delivered: Delivered, keys: Sequence[str]) -> None:
         """Fold rows from the beginning, up to the event that each has, and put them in place."""

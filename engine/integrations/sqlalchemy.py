@@ -75,30 +75,33 @@ class _Keeping(Sink):
                 return
 
     async def erase(self, subjects: Sequence[str]) -> None:
-        """Fill the tables anew in one transaction, of events that have nothing of these people."""
-        delivered = self._delivered
+        """Fill the tables anew in one transaction, of events that have nothing of these people.
+
+        Tables of former versions are emptied, also where this one has none of these people.
+        """
+        delivered, is_here = self._delivered, False
         assert delivered is not None, "the projector gives it"
         after: int | None = 0
-        log_id = ""
-        while after is not None and not log_id:
+        while after is not None and not is_here:
             page, after = await delivered.again(after, subjects)
-            log_id = page[0].log_id if page else ""
-        if log_id:
-            loop = asyncio.get_running_loop()
-            await asyncio.to_thread(self._fill_again, delivered, log_id, loop)
+            is_here = bool(page)
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._lose, delivered, loop if is_here else None)
 
-    def _fill_again(
-        self, delivered: Delivered, log_id: str, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def _lose(self, delivered: Delivered, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Empty former tables; fill those of today anew, where the loop that reads is given."""
         with self._failures():
-            self._prepare(log_id)
+            self._prepare(delivered.log_id)
             with self.model_engine.begin() as connection:
                 table, name = self._checkpoints, self.__definition__.name
                 query = table.select().where(table.c.name == name).with_for_update()
                 end = connection.execute(query.with_only_columns(table.c.position)).scalar_one()
+                # First, as they may refer to those of today.
+                self._empty_former(connection)
+                if loop is None:
+                    return
                 for each in reversed(self.model_tables.sorted_tables):
                     connection.execute(each.delete())
-                self._empty_former(connection)
                 after: int | None = 0
                 while after is not None and after < end:
                     asked = asyncio.run_coroutine_threadsafe(delivered.again(after), loop)

@@ -67,6 +67,11 @@ class Delivery(msgspec.Struct, Generic[E], frozen=True):
 class Delivered(Protocol):
     """What a sink was given, by the log: for one whose receiver tells how far it is."""
 
+    @property
+    def log_id(self) -> str:
+        """Which log it is."""
+        ...
+
     async def at(self, position: int) -> tuple[Meta, Collection[str]] | None:
         """Give an event's meta, and the names that it has or had; None where the log ends before.
 

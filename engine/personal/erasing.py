@@ -175,6 +175,8 @@ class Eraser:
             if not await self._former_are_gone() or not await self._fold_again(self._projecting):
                 return
             await self._key_again()
+            # Also of what somebody has taken away before: it is in the file until then.
+            await self._scrub()
             if not await self._others_are_gone():
                 return
             self._folded = numbers
@@ -198,30 +200,31 @@ class Eraser:
         return sorted(self._told | self._letting_go)
 
     async def _erased_elsewhere(self, begun: Sequence[Erasure]) -> bool:
-        """Let sinks erase; tell whether all have. One that fails is named, and asked again."""
+        """Let sinks erase, all at once; tell whether all have."""
         subjects = [each.subject for each in begun]
-        failed = False
-        for name, runner in self._elsewhere.items():
-            try:
-                for projector in runner.serving:
-                    erase = self._sink_of(projector.part).erase
-                    await projector.ask(partial(erase, subjects))
-            except Exception as error:
-                if self._stopping.is_set():
-                    return False
-                failed = True
-                if name not in self._told:
-                    self._told.add(name)
-                    self._logger.warning(
-                        "an erasure is not finished: sink %s may have the person still, and is "
-                        "asked again\n%s",
-                        name,
-                        traceback_text(error, messages=shows_messages(self._logger)),
-                    )
-            else:
-                self._told.discard(name)
-                self._letting_go.discard(name)
-        return not failed
+        sinks = self._elsewhere.items()
+        return all(await asyncio.gather(*(self._erased_in(*sink, subjects) for sink in sinks)))
+
+    async def _erased_in(self, name: str, runner: ProjectionRunner, subjects: list[str]) -> bool:
+        """Let a sink erase; tell whether it has. One that fails is named, and asked again."""
+        self._letting_go.add(name)
+        try:
+            for projector in runner.serving:
+                erase = self._sink_of(projector.part).erase
+                await projector.ask(partial(erase, subjects))
+        except Exception as error:
+            if name not in self._told and not self._stopping.is_set():
+                self._told.add(name)
+                self._logger.warning(
+                    "an erasure is not finished: sink %s may have the person still, and is "
+                    "asked again\n%s",
+                    name,
+                    traceback_text(error, messages=shows_messages(self._logger)),
+                )
+            return False
+        self._told.discard(name)
+        self._letting_go.discard(name)
+        return True
 
     async def _others_are_gone(self) -> bool:
         """Wait until the views have no tables that nobody here can fold again; tell whether so.
@@ -246,33 +249,32 @@ class Eraser:
                 )
             has_waited = True
             await asyncio.sleep(self._poll_seconds)
-        if has_waited and isinstance(self._views, Scrubbed):
-            await self._views.scrub()
+        if has_waited:
+            await self._scrub()
         return True
+
+    async def _scrub(self) -> None:
+        """Let the file of the views have nothing that was deleted."""
+        if isinstance(self._views, Scrubbed):
+            await self._views.scrub()
 
     async def _former_are_gone(self) -> bool:
         """Take away former tables of projections that see nobody any more; tell whether all are."""
-        are_dropped = False
         for runner in self._others:
             while not runner.serving and not self._stopping.is_set():
                 await self._rest(runner)  # what is former serves until then
             if self._stopping.is_set():
                 return False
             self._told.discard(runner.definition.name)
-            are_dropped |= bool(await runner.desk.drop_former(_REASON))
-        if are_dropped and isinstance(self._views, Scrubbed):
-            await self._views.scrub()
+            await runner.desk.drop_former(_REASON)
         return True
 
     async def _key_again(self) -> None:
         """Let no parked event stand under a key that a `sequence` made of people."""
-        changed = False
         for runner in self._keyed:
             for projector in runner.serving:
                 again = Rekeying(self._views, projector, self._registry, self._limits)
-                changed |= await projector.ask(again.run)
-        if changed and isinstance(self._views, Scrubbed):
-            await self._views.scrub()
+                await projector.ask(again.run)
 
     async def _name_others(self) -> None:
         """Tell which sinks nobody here can ask: what they have written may have the person."""
@@ -308,7 +310,8 @@ class Eraser:
                 "built anew, and may show who was erased until then",
                 ", ".join(sorted(older)),
             )
-            await self._fold_again(older)
+            if await self._fold_again(older):
+                await self._scrub()
 
     async def _fold_again(self, projecting: Mapping[str, ProjectionRunner]) -> bool:
         """Build projections anew beside what serves; tell whether all serve."""
@@ -316,8 +319,6 @@ class Eraser:
         for name, runner in projecting.items():
             if not await self._folded_again(runner, former[name]):
                 return False
-        if projecting and isinstance(self._views, Scrubbed):
-            await self._views.scrub()
         return True
 
     async def _let_go_of(self, begun: Sequence[Erasure]) -> None:
@@ -333,9 +334,9 @@ class Eraser:
         if not self._stopping.is_set():
             self._vault.keeps_states = True
             new = [each for each in begun if each.number not in self._gone]
-            self._gone = {each.number for each in begun}
             await self._erase_what_came(e for e in new if e.number > let_go)
             await self._vault.states_are_gone()
+            self._gone = {each.number for each in begun}
 
     async def _erase_what_came(self, begun: Iterable[Erasure]) -> None:
         """Destroy the keys that were made while states had these persons still, once.

@@ -38,9 +38,17 @@ class CheckIn(Command):
     name: str
 
 
+class CheckOut(Command):
+    guest: Id
+
+
 class CheckedIn(Event, name="checked-in"):
     room: str
     name: Personal[str]
+
+
+class CheckedOut(Event, name="checked-out"):
+    """Nobody's data."""
 
 
 class Guest(Aggregate, kind="guest"):
@@ -48,8 +56,15 @@ class Guest(Aggregate, kind="guest"):
     def check_in(self, command: CheckIn) -> CheckedIn:
         return CheckedIn(command.room, command.name)
 
+    @handles
+    def check_out(self, command: CheckOut) -> CheckedOut:
+        return CheckedOut()
+
     @applies
     def checked_in(self, event: CheckedIn) -> None: ...
+
+    @applies
+    def checked_out(self, event: CheckedOut) -> None: ...
 
 
 class Kept(Query[None]):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from engine import Delivery, Engine, Event, Limits, Meta, ProjectionLag, Receipt, Sink
 from engine.integrations import redis
 from engine.personal import erasing
+from engine.projections.targets import courier
 from tests.integrations import guests
 from tests.integrations.guests import CheckIn, found_in
 from tests.integrations.places import SOCKETS_LEFT, Database, InRedis, InSql
@@ -147,6 +149,32 @@ async def test_an_erased_person_is_gone_from_a_version_that_was_given_up(
     assert "Ann" not in await found_in(database)
 
 
+async def test_nobody_stays_where_a_raised_version_takes_no_event_of_people(
+    database: Database, tmp_path: Any
+) -> None:
+    """Nor has an event come that it takes, so nothing of it was shown."""
+    if isinstance(database, InSql):
+        pytest.skip("test_sqlalchemy_tables has that")
+
+    def nothing(row: Any, event: Any, meta: Meta) -> dict[str, object]:
+        return {}
+
+    store = f"sqlite:{tmp_path / 'guests.db'}"
+    async with guests.make_engine(store, guests.model(database)) as engine:
+        await filled(engine)
+    assert "Ann Lee" in await found_in(database)
+    raised = guests.model(
+        database, version=2, events=[guests.CheckedOut], apply=nothing, key=room_or_guest
+    )
+    async with guests.make_engine(store, raised, rebuild="auto") as engine:
+        assert (await engine.personal.erase("guest:g-1", timeout=30)).finished is not None
+        assert "Ann" not in await found_in(database)
+
+
+def room_or_guest(event: Any, meta: Meta) -> str:
+    return meta.id
+
+
 class Client:
     """A system outside, which is away at first."""
 
@@ -179,3 +207,43 @@ async def test_a_sink_of_ones_own_is_asked_until_it_has_erased(
         assert (await engine.personal.erase("guest:g-1")).finished is not None
     assert set(client.erased) == {"guest:g-1"}
     assert "a secret" not in caplog.text
+
+
+class Stubborn(Letters, name="stubborn", version=1):
+    """Goes on with a delivery that was cancelled, until it is let go."""
+
+    gate: ClassVar[asyncio.Event]
+
+    async def deliver(self, batch: Sequence[Delivery[Event]], client: Client) -> None:
+        while not Stubborn.gate.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await Stubborn.gate.wait()
+
+
+class Hanging(Letters, name="a-hanging-one", version=1):
+    async def erase(self, subjects: Sequence[str], client: Client) -> None:
+        await Stubborn.gate.wait()
+
+
+async def test_nobody_is_erased_beside_a_delivery_and_one_sink_holds_up_no_other(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(courier, "CANCEL_SECONDS", 0.01)
+    Stubborn.gate, client = asyncio.Event(), Client()
+    client.is_there = True
+    options: Any = {
+        "resources": {Client: client},
+        "store": f"sqlite:{tmp_path / 'guests.db'}",
+        "limits": Limits(sink_seconds=1),
+    }
+    sinks: Any = [Hanging, Stubborn, Letters]
+    async with Engine([guests.Guest], projections=sinks, **options) as engine:
+        await engine.execute(CheckIn("g-1", "r1", "Ann Lee"))
+        await engine.personal.erase("guest:g-1", timeout=0)
+        try:
+            await until(lambda: client.erased and waiting(engine) == ["a-hanging-one", "stubborn"])
+            assert client.erased == ["guest:g-1"], "of the third sink, and not beside a delivery"
+        finally:
+            Stubborn.gate.set()
+        assert (await engine.personal.erase("guest:g-1")).finished is not None

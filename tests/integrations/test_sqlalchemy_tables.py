@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 import sqlalchemy as sql
 from sqlalchemy import event as events
 
-from engine import Engine, Meta, Projection, ProjectionLag
+from engine import Engine, Event, Meta, Projection, ProjectionLag
 from engine.integrations.sqlalchemy import SqlReadModel
 from tests.integrations import guests
-from tests.integrations.guests import CheckedIn, CheckIn
+from tests.integrations.guests import CheckedIn, CheckedOut, CheckIn, CheckOut
 
 
 @pytest.fixture
@@ -30,7 +31,11 @@ def database(tmp_path: Path) -> Iterator[sql.Engine]:
 
 
 def model(
-    database: sql.Engine, *names: str, version: int = 1, schema: str | None = None
+    database: sql.Engine,
+    *names: str,
+    version: int = 1,
+    schema: str | None = None,
+    takes: type[Event] = CheckedIn,
 ) -> type[Projection]:
     """Give a model that keeps names of guests in the first of its tables."""
     tables = sql.MetaData(schema=schema)
@@ -41,14 +46,15 @@ def model(
         for name in names
     ]
 
-    def apply(connection: Any, event: CheckedIn, meta: Meta) -> None:
-        connection.execute(made[0].insert().values({"guest": meta.id, "is": event.name}))
+    def apply(connection: Any, event: Any, meta: Meta) -> None:
+        name = getattr(event, "name", "")
+        connection.execute(made[0].insert().values({"guest": meta.id, "is": name}))
 
     return SqlReadModel(
         "guests",
         engine=database,
         tables=tables,
-        events=[CheckedIn],
+        events=[takes],
         apply=apply,
         version=version,
     )
@@ -126,6 +132,25 @@ async def test_an_erased_person_is_gone_from_tables_of_a_former_version(
         assert (await engine.personal.erase("guest:g-1")).finished is not None
     assert rows_of(database, "guests_1") == []
     assert rows_of(database, "other.guests_2") == [("g-1", "(erased)"), ("g-2", "Ann g-2")]
+
+
+@pytest.mark.parametrize("name", ["guests_2", "guests_1"])
+async def test_nor_is_one_there_where_the_raised_version_takes_nobodys_events(
+    name: str, database: sql.Engine, tmp_path: Path
+) -> None:
+    """Of the raised version no event has come either."""
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with guests.make_engine(store, model(database, "guests_1")) as engine:
+        await kept(engine)
+    assert rows_of(database, "guests_1") == [("g-1", "Ann g-1")]
+    second = model(database, name, version=2, takes=CheckedOut)
+    async with guests.make_engine(store, second, rebuild="auto") as engine:
+        assert (await engine.personal.erase("guest:g-1")).finished is not None
+        assert rows_of(database, "guests_1") == []
+        await engine.execute(CheckOut("g-2"))
+        async with asyncio.timeout(30):
+            while not rows_of(database, name):
+                await asyncio.sleep(0.01)
 
 
 async def test_tables_of_an_earlier_release_are_the_models_own(

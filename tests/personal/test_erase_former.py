@@ -138,13 +138,20 @@ async def test_a_sink_that_sees_nobody_any_more_is_asked_for_what_it_was_sent(
     assert Openings.erased == ["stay:s-1"]
 
 
-async def test_former_tables_of_what_sees_nobody_any_more_are_dropped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropped_before", [False, True])
+async def test_former_tables_of_what_sees_nobody_any_more_are_dropped(
+    tmp_path: Path, dropped_before: bool
+) -> None:
+    """Those that somebody has dropped before are in the file of the views until then."""
     store = f"sqlite:{tmp_path / 'log.db'}"
     async with badged(store, Badges) as engine:
         await engine.execute(Register("a", NAME))
         await folded(engine)
     async with Engine([Guest, Stay], projections=[Doors], store=store, rebuild="auto") as engine:
         await until(lambda: engine.statistics().projectors["badges"].position == 1)
+        if dropped_before:
+            await engine.projections.drop("badges")
+        assert having(tmp_path, NAME)
         await engine.personal.erase("guest:a")
         builds = (await engine.projections.status("badges")).builds
         assert [build.state for build in builds] == ["serving"]

@@ -79,6 +79,22 @@ async def test_the_key_of_a_parked_event_has_nobody_who_was_erased(
     assert kept is Welcome or sorted(Letters.sent) == [1, 2, 3]
 
 
+async def test_the_file_has_no_key_of_what_was_tried_again_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted then, and SQLite leaves what it deletes in the file."""
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", Letters) as engine:
+        await engine.execute(Register("a", NAME))
+        await parked(engine, "letters", 1)
+        monkeypatch.setattr(Letters, "is_away", False)
+        assert (await engine.projections.retry("letters")).released == 1
+        assert having(tmp_path, NAME)
+
+        await engine.personal.erase("guest:a")
+
+        assert having(tmp_path, NAME) == []
+
+
 async def test_what_comes_later_waits_behind_what_was_parked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import apsw
+import pytest
 
 from engine import (
     ERASED,
@@ -19,10 +20,12 @@ from engine import (
     Personal,
     Ports,
     Reactor,
+    StoreFailed,
     applies,
     handles,
     reacts,
 )
+from engine.personal import erasing
 
 NAME = "Annabella Canary"
 HOUR = 3_600_000_000
@@ -134,6 +137,36 @@ async def test_what_is_written_behind_an_erasure_is_erased_whatever_the_clock_sa
         gate.open.set()
         await greeting
         assert (await erasing).finished is not None
+        assert (await engine.state(Guest, "g-1")).greeting == ERASED
+
+
+async def test_keys_that_fail_meanwhile_leave_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "_AGAIN_SECONDS", 0.01)
+    gate = Gate()
+    async with hotel(tmp_path, gate) as engine:
+        vault = engine._wiring.vault
+        assert vault is not None
+        erase, failures = vault.store.erase, ["once"]
+
+        async def fail_once(erasure: Erasure) -> Erasure:
+            if erasure.reason.startswith("written while") and failures:
+                failures.clear()
+                raise StoreFailed("the keys are away", written=False)
+            return await erase(erasure)
+
+        monkeypatch.setattr(vault.store, "erase", fail_once)
+        await engine.execute(Register("g-1", NAME))
+        greeting = asyncio.create_task(engine.execute(Greet("g-1")))
+        await gate.reached.wait()
+        erasing_her = asyncio.create_task(engine.personal.erase("guest:g-1"))
+        while not await engine.personal.erasures():
+            await asyncio.sleep(0)
+        gate.open.set()
+        await greeting
+        await erasing_her
+        assert not failures, "otherwise this test shows nothing"
         assert (await engine.state(Guest, "g-1")).greeting == ERASED
 
 

@@ -66,11 +66,10 @@ class Courier:
 
         Raises Abandoned where the engine stops meanwhile.
         """
-        if self._task is not None and not self._task.done():
-            return NotDelivered(
-                f"a delivery of sink {self._name} was cancelled and still goes on: nothing "
-                f"overtakes it. Mend `deliver`, which must let CancelledError pass"
-            )
+        try:
+            self.check_free()
+        except NotDelivered as error:
+            return error
         if self._stopping:
             raise Abandoned("the engine stops, and begins no delivery")
         loop = asyncio.get_running_loop()
@@ -86,6 +85,14 @@ class Courier:
         finally:
             task.cancel()  # also where this is cancelled itself
         return self._not_delivered(task)
+
+    def check_free(self) -> None:
+        """Raise NotDelivered while a delivery goes on that was cancelled."""
+        if self._task is not None and not self._task.done():
+            raise NotDelivered(
+                f"a delivery of sink {self._name} was cancelled and still goes on: nothing "
+                f"overtakes it. Mend `deliver`, which must let CancelledError pass"
+            )
 
     def stop(self) -> None:
         """Let what is under way end soon, and begin nothing more."""

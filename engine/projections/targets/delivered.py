@@ -47,6 +47,11 @@ class DeliveredEvents:
         self._limits = limits
         self._log_id = log_id
 
+    @property
+    def log_id(self) -> str:
+        """See `Delivered.log_id`."""
+        return self._log_id()
+
     async def at(self, position: int) -> tuple[Meta, Collection[str]] | None:
         """See `Delivered.at`."""
         page = await self._store.read_feed(position - 1, events_max=1, bytes_max=1)

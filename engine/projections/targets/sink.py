@@ -163,8 +163,10 @@ class SinkTarget:
     async def erase(self, subjects: Sequence[str]) -> None:
         """Let the system outside lose people; no delivery is under way meanwhile.
 
-        Raises what the sink's own `erase` does, and Abandoned where the engine stops.
+        Raises what the sink's own `erase` does, and Abandoned where the engine stops. Raises
+        NotDelivered where a delivery goes on though it was cancelled: it may have them still.
         """
+        self._courier.check_free()
         erase, receiver = self._sink.erase, self._receiver
         assert erase is not None, "only who can erase is asked to"
         task = asyncio.ensure_future(erase(receiver, subjects, *self._resources))

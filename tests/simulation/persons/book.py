@@ -134,7 +134,9 @@ class Book:
     def _contents(self) -> Iterator[tuple[str, bytes]]:
         disk = self.disk
         for path in sorted(disk.folder.iterdir()):
-            yield path.name, path.read_bytes()
+            # SQLite copies from its heap into these as it recovers a log, and all lives have one.
+            if not path.name.endswith("-shm"):
+                yield path.name, path.read_bytes()
         for name, content in sorted(disk.durable.items()):
             yield f"{name} as it is after a loss of power", bytes(content)
         for name, content in sorted(disk.removals.items()):
