@@ -16,7 +16,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, TypeVar, cast
@@ -53,7 +53,7 @@ from .stores.contract.keys import KeyStore
 from .stores.contract.log import Store
 from .stores.contract.membership import Heed
 from .stores.contract.views import Rebuild
-from .stores.urls import StoreName, open_backend, open_keys
+from .stores.urls import StoreName, backends, key_stores
 from .telemetry import Telemetry
 from .timers.desk import TimerDesk
 from .wiring import Declared, Settings, Wiring
@@ -156,8 +156,8 @@ class Engine(Calls, Healthy):
         settings = _settings(limits, ports, own_logger, debug, rebuild, resources, record)
         upcasting = Upcasting(upcasters, retired, downcasters)
         declared = Declared(aggregates, projections, answers, upcasting, decisions)
-        opens, is_spread = partial(open_backend, store, views), join == "spread"
-        more = authorize, telemetry, partial(open_keys, store, keys)
+        opens, is_spread = backends(store, views), join == "spread"
+        more = authorize, telemetry, key_stores(store, keys)
         put_together = maker_of(opens, is_spread, settings, declared, *more)
         wiring = self._wiring = put_together()
         self._gate, self._directory, self._watch = wiring.gate, wiring.directory, wiring.watch

@@ -3,7 +3,8 @@
 Rules: whatever takes the name of a store reads it here. A name that nobody gives a file, and that a
 slip makes (an option that there is not, a space or a line end behind it, quotes, too many slashes),
 is refused: it would else be the name of a new and empty log. A path is looked for from the folder
-where the process is at that moment, wherever it goes later. Nothing is made or opened here.
+where the process is at that moment, wherever it goes later and however often it is opened. Nothing
+is made or opened here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import re
 import sys
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
@@ -37,6 +40,8 @@ from .sqlite.views.store import SqliteViews
 __all__ = [
     "StoreName",
     "backend_of_text",
+    "backends",
+    "key_stores",
     "open_backend",
     "open_keys",
     "open_store",
@@ -68,6 +73,9 @@ _URL: Final = re.compile(r"\s*([a-z][a-z0-9+.-]*://|(sqlite|file|memory):)", re.
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
 _STRAY_OPTION: Final = re.compile(r"[&;#,]\s*\w+=")
 _PASSWORD: Final = re.compile(r"//.*@")
+_OWN_VIEWS: Final = (
+    "views= goes with a store in a server only: other stores know where their views are"
+)
 
 
 def open_store(store: StoreName | Store) -> Store:
@@ -123,20 +131,47 @@ def open_backend(store: StoreName | Store, views: str | None = None) -> Backend:
 
     `views` is the URL of the views where they are kept elsewhere than the store does by itself.
     """
-    opened = open_store(store)
+    return backends(store, views)()
+
+
+def backends(store: StoreName | Store, views: str | None = None) -> Callable[[], Backend]:
+    """Give what does as `open_backend` at each call, for the files that are meant now.
+
+    A process that takes a log over may be in another folder than it was in when it began.
+    """
+    first = open_store(store)
+    again: Callable[[], Store] = partial(open_store, store)
+    if isinstance(first, SqliteStore) and first is not store:
+        again = partial(type(first), first.path)
+    elsewhere = None
+    if views is not None:
+        if isinstance(first, SqliteStore | MemoryStore):
+            raise DefinitionError(_OWN_VIEWS)
+        elsewhere = _views_elsewhere(views)
+    return lambda: _backend_of(again(), store, elsewhere)
+
+
+def _backend_of(opened: Store, store: StoreName | Store, elsewhere: MakeViews | None) -> Backend:
     for room in dict.fromkeys(_ROOMS.values()):
         # A store of a room that nobody has imported is none of its kind.
         if f"{__package__}.{room}" in sys.modules:
-            backend = _opener(room).open_backend(opened, _views_elsewhere(views))
+            backend = _opener(room).open_backend(opened, elsewhere)
             if backend is not None:
                 return backend
-    if views is not None:
-        raise DefinitionError(
-            "views= goes with a store in a server only: other stores know where their views are"
-        )
+    if elsewhere is not None:
+        raise DefinitionError(_OWN_VIEWS)
     if isinstance(opened, SqliteStore):
         return SqliteBackend(opened)
     return OwnBackend(opened, repr(store) if isinstance(store, str) else type(opened).__name__)
+
+
+def key_stores(store: StoreName | Store, keys: str | KeyStore | None) -> Callable[[], KeyStore]:
+    """Give what does as `open_keys` at each call, for the file that is meant now."""
+    try:
+        first = open_keys(store, keys)
+    except DefinitionError:
+        return partial(open_keys, store, keys)  # told where keys are needed
+    return first.another if isinstance(first, SqliteKeys) and first is not keys else lambda: first
 
 
 def open_keys(store: StoreName | Store, keys: str | KeyStore | None) -> KeyStore:

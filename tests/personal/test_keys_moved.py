@@ -5,6 +5,7 @@ What would be encrypted with a key in it is read by nobody after a restart.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -88,3 +89,26 @@ async def test_a_file_of_keys_that_is_put_back_is_used_again(tmp_path: Path) -> 
         await engine.execute(Register("g-3", NAME))
     async with hotel(f"sqlite:{tmp_path}/hotel.db") as engine:
         assert (await engine.state(Guest, "g-3")).name == NAME
+
+
+async def test_who_takes_a_log_over_has_its_keys_wherever_the_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, later = tmp_path / "here", tmp_path / "later"
+    here.mkdir()
+    later.mkdir()
+    monkeypatch.chdir(here)
+    named = {"keys": "sqlite:secret.db"}
+    owner, member = (hotel("sqlite:hotel.db", join=True, **named) for _ in range(2))
+    async with owner:
+        await member.__aenter__()
+        await member.execute(Register("g-1", NAME))
+        monkeypatch.chdir(later)
+    await asyncio.wait_for(member.execute(Register("g-2", NAME)), 30)
+    assert (await member.state(Guest, "g-1")).name == NAME
+    await member.__aexit__(None, None, None)
+
+    assert list(later.iterdir()) == []
+    monkeypatch.chdir(here)
+    async with hotel("sqlite:hotel.db", **named) as engine:
+        assert (await engine.state(Guest, "g-2")).name == NAME

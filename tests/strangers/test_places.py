@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
@@ -70,6 +71,30 @@ async def test_a_path_means_the_folder_in_which_the_engine_was_made(
     assert list(later.iterdir()) == []
     async with Archive([Counter], store=here / "log.db") as archive:
         assert (await archive.state(Counter, "a")).total == sum(range(60))
+
+
+@pytest.mark.parametrize("writer", ["thread", "process"])
+async def test_who_takes_a_log_over_takes_the_one_that_was_meant_when_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str
+) -> None:
+    """Else it would begin an empty log where the process is by then, and acknowledge into that."""
+    here, later = tmp_path / "here", tmp_path / "later"
+    here.mkdir()
+    later.mkdir()
+    monkeypatch.chdir(here)
+    store = f"sqlite:log.db?writer={writer}"
+    owner, member = (Engine([Counter], store=store, join=True) for _ in range(2))
+    async with owner:
+        await member.__aenter__()
+        await member.execute(Add("a", 1))
+        monkeypatch.chdir(later)
+    receipt = await asyncio.wait_for(member.execute(Add("a", 2)), 30)
+    await member.__aexit__(None, None, None)
+
+    assert receipt.version == 2
+    assert list(later.iterdir()) == []
+    async with Archive([Counter], store=here / "log.db") as archive:
+        assert (await archive.state(Counter, "a")).total == 3
 
 
 async def test_a_link_to_the_folder_that_leads_elsewhere_later_changes_nothing(

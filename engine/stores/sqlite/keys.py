@@ -107,6 +107,10 @@ class SqliteKeys:
     def __repr__(self) -> str:
         return f"SqliteKeys({self._path!r})"
 
+    def another(self) -> SqliteKeys:
+        """Give the same file, not open."""
+        return SqliteKeys(self._path)
+
     # -- life ---------------------------------------------------------------------------------
 
     def missing(self, ports: Ports) -> str | None:
