@@ -78,8 +78,9 @@ class Engine(Calls, Healthy):
       a log's file, or a Store.
     - `views`: where the views of a log in PostgreSQL are kept: "sqlite:PATH", or "memory:" to fold
       them again at each start. Other stores know by themselves.
-    - `keys`: where the keys of personal data are kept: "sqlite:PATH", or a KeyStore. Beside a log
-      in SQLite it is a file of its own, `shop.keys.db` for `shop.db`, unless given.
+    - `keys`: where the keys of personal data are kept: "sqlite:PATH", "postgresql://...", or a
+      KeyStore. Beside a log in SQLite it is a file of its own, `shop.keys.db` for `shop.db`, unless
+      given.
     - `upcasters`, `retired`: what becomes of events that older releases stored.
     - `downcasters`: functions marked with `@downcasts`, for a rolling release with `join`.
     - `rebuild`: what happens if a projection is declared otherwise than its views are stored.

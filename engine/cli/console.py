@@ -68,7 +68,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--app", metavar="APP", help="the application, as module:attribute")
     parser.add_argument(
-        "--keys", metavar="URL", help="the keys of personal data, as in sqlite:FILE"
+        "--keys",
+        metavar="URL",
+        help="the keys of personal data, as in sqlite:FILE or postgresql://...",
     )
     parser.add_argument(
         "--port", type=_port, default=0, metavar="P", help="to listen on (default: a free one)"

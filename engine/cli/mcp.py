@@ -55,7 +55,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--app", metavar="APP", help="the application, as module:attribute")
     parser.add_argument(
-        "--keys", metavar="URL", help="the keys of personal data, as in sqlite:FILE"
+        "--keys",
+        metavar="URL",
+        help="the keys of personal data, as in sqlite:FILE or postgresql://...",
     )
     parser.add_argument(
         "--payloads", action="store_true", help="give what people wrote, too: it leaves the machine"

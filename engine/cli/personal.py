@@ -92,8 +92,12 @@ def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    action.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
-    action.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
+    action.add_argument(
+        "file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE or postgresql://..."
+    )
+    action.add_argument(
+        "--keys", metavar="URL", help="the keys, as in sqlite:FILE or postgresql://..."
+    )
     return action
 
 

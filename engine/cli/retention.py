@@ -82,7 +82,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--app", metavar="APP", help="the application, for rules with a function of the state"
     )
-    parser.add_argument("--keys", metavar="URL", help="the keys, as in sqlite:FILE")
+    parser.add_argument(
+        "--keys", metavar="URL", help="the keys, as in sqlite:FILE or postgresql://..."
+    )
     parser.add_argument(
         "--at-rest",
         action="store_true",

@@ -4,9 +4,9 @@ Rules: a secret is made before it is needed, and is durable before anything that
 written: `flush` comes before each append. A key's number is the time at which it was made, so a
 file of keys that was lost or set back gives no number again, which would be another person's. What
 is encrypted is bound to the place where it stands, so it cannot be moved to another. An erasure by
-another process is seen within a second. Encryption is AES in Galois/Counter Mode with a key of 256
-bits and a random nonce of 96 bits (NIST SP 800-38D), by the library `cryptography`. No error and no
-log line has a secret or a text.
+another process is seen within a second, and as much later as the store takes to hear of it.
+Encryption is AES in Galois/Counter Mode with a key of 256 bits and a random nonce of 96 bits (NIST
+SP 800-38D), by the library `cryptography`. No error and no log line has a secret or a text.
 """
 
 from __future__ import annotations

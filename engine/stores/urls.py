@@ -183,10 +183,13 @@ def open_keys(store: StoreName | Store, keys: str | KeyStore | None) -> KeyStore
     if keys is not None and not isinstance(keys, str):
         return keys
     if keys is not None:
+        if _room_of(keys) == _WITH_TABLES:
+            return _opener_of_tables().open_keys(keys)
         scheme, _, path = keys.partition(":")
         if scheme != "sqlite" or "?" in path:
             raise DefinitionError(
-                f'keys= is "sqlite:PATH" or a KeyStore, and not {_shown(keys)}: nothing was made'
+                f'keys= is "sqlite:PATH", "postgresql://..." or a KeyStore, and not '
+                f"{_shown(keys)}: nothing was made"
             )
         return SqliteKeys(absolute(_checked(keys, _without_slashes(keys, path))))
     opened = open_store(store)
@@ -195,8 +198,9 @@ def open_keys(store: StoreName | Store, keys: str | KeyStore | None) -> KeyStore
     if isinstance(opened, MemoryStore):
         return SqliteKeys(":memory:")
     raise DefinitionError(
-        'events with personal fields need their keys in a file of their own: give keys="sqlite:'
-        'PATH", in a place that every process of this log reaches and that is backed up apart'
+        'events with personal fields need their keys in a place of their own: give keys="sqlite:'
+        'PATH", or keys="postgresql://..." of another database. Every process of this log must '
+        "reach it, and it is backed up apart"
     )
 
 

@@ -410,7 +410,7 @@ class Journal:
         """Answer a batch of which nothing was written, and all that was decided on it."""
         for entry in entries:
             error = Voided(
-                f"the store could not write the batch of {entry.owner.stream}: {failure} "
+                f"the store could not write the batch of {entry.owner.stream}: {failure}. "
                 f"Nothing was written; send again."
             )
             error.__cause__ = failure

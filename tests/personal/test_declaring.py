@@ -114,7 +114,7 @@ async def test_an_engine_without_personal_fields_has_nobody_to_erase() -> None:
 
 
 def test_a_log_in_a_server_needs_a_place_for_its_keys() -> None:
-    with pytest.raises(DefinitionError, match="in a file of their own"):
+    with pytest.raises(DefinitionError, match="postgresql:.* of another database"):
         hotel("postgresql://localhost/hotel")
 
 

@@ -455,6 +455,12 @@ class Line:
         self.cuts = 0
         self._writers: list[asyncio.StreamWriter] = []
 
+    def cut(self) -> None:
+        """Break all connections through it."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             back, forth = await asyncio.open_connection("127.0.0.1", self.server_port)

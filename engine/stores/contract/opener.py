@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 from ...runtime.ports import Ports
 from .backend import Backend
+from .keys import KeyStore
 from .log import Store
 from .tables import Tables
 from .views import ViewsStore
@@ -37,6 +38,10 @@ class Opener(Protocol):
 
 class OpenerOfTables(Opener, Protocol):
     """How a server that has tables is opened too."""
+
+    def open_keys(self, url: str) -> KeyStore:
+        """Give the keys of personal data, not yet open."""
+        ...
 
     def open_tables(self, url: str, ports: Ports) -> Tables:
         """Give the tables of another program, not yet open."""

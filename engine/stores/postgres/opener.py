@@ -13,13 +13,14 @@ from ..contract.opener import MakeViews
 from .address import read_address
 from .backend import PostgresBackend
 from .driver import check_installed
+from .keys import PostgresKeys, keys_address
 from .log.schema import schema_sql
 from .log.store import PostgresStore
 from .outside.tables import PostgresTables
 from .views.link import views_schema
 from .views.schema import views_sql
 
-__all__ = ["open_backend", "open_store", "open_tables", "sql_of_schema"]
+__all__ = ["open_backend", "open_keys", "open_store", "open_tables", "sql_of_schema"]
 
 _VIEWS_NOTE: Final = "-- The views. Leave this out if they are kept elsewhere.\n"
 
@@ -33,6 +34,12 @@ def open_store(url: str) -> PostgresStore:
 def open_backend(store: Store, views: MakeViews | None) -> PostgresBackend | None:
     """Give the backend of a store of this kind; None for one of another kind."""
     return PostgresBackend(store, views) if isinstance(store, PostgresStore) else None
+
+
+def open_keys(url: str) -> PostgresKeys:
+    """Give the keys of personal data, not yet open."""
+    check_installed()
+    return PostgresKeys(keys_address(url))
 
 
 def open_tables(url: str, ports: Ports) -> PostgresTables:

@@ -1,0 +1,306 @@
+"""The keys of personal data in a PostgreSQL server, in a schema of their own.
+
+Rules: each process has a copy of all keys in memory, some 400 bytes a person, since what decrypts
+asks for a key in the event loop. The copy is kept fresh by questions, `POLL_SECONDS` apart: what
+another process has erased is forgotten with the next one. A copy that could not be compared for
+`STALE_SECONDS` is not read: a process that is cut off stops decrypting, and says so. Changes have
+numbers in the order of their commits, so none is passed by. A call whose answer was lost is made
+again, and does nothing twice. Triggers refuse what a slip in a shell would do. What is destroyed is
+gone from the table at once; the server's own files are the server's to clean (`VACUUM` follows).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from ...errors import EngineError, StoreFailed, StoreRefused
+from ...runtime.ports import Ports
+from ..contract.keys import Erasure, SubjectKey
+from .address import Address, read_address
+from .driver import Record, driver_of
+from .failures import described_failure, sqlstate_of
+from .keys_sql import (
+    ADD,
+    CHANGE,
+    CHANGED,
+    CHANGES,
+    ERASE,
+    ERASURES,
+    FINISH,
+    FOUND,
+    MADE,
+    MAKE,
+    UNFINISHED,
+    VACUUM,
+)
+from .line import Line, Lines
+from .settings import check_settings
+
+__all__ = ["PostgresKeys", "keys_address"]
+
+T = TypeVar("T")
+
+SCHEMA: Final = "foldline_keys"
+"""Where the URL names none."""
+POLL_SECONDS: Final = 0.25
+STALE_SECONDS: Final = 10.0
+_ANSWER_SECONDS: Final = 3.0
+"""For a question, which is asked again on another connection then."""
+_PAGE: Final = 20_000
+_LAST: Final = (1 << 63) - 1
+"""No key has a larger number."""
+_NO_RIGHT: Final = "42501"
+_NUL: Final = "\0"
+"""Which a text of PostgreSQL cannot have, and the subject of states has."""
+_INSTEAD: Final = "\1"
+"""No subject has it: a person's name is printable."""
+
+
+def keys_address(url: str) -> Address:
+    """Read the URL of a server for keys; raise DefinitionError for what it cannot mean."""
+    address = read_address(url)
+    if "schema=" in url.partition("?")[2]:
+        return address
+    return msgspec.structs.replace(address, schema=SCHEMA)
+
+
+class PostgresKeys:
+    """Keys in a schema of a server."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._lines: Lines | None = None
+        self._writes = asyncio.Lock()
+        self._ports = Ports()
+        self._keys: dict[int, SubjectKey] = {}
+        self._current: dict[str, tuple[int, ...]] = {}
+        """The numbers of the keys of each subject that are not destroyed."""
+        self._change = 0
+        """The last change that the copy has."""
+        self._own: set[int] = set()
+        """Changes of this process that no question has met yet."""
+        self._of_others = 0
+        self._compared = 0.0
+        """When the copy was known to be that of the server."""
+        self._follower: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"PostgresKeys({self._address.name!r})"
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def open(self, ports: Ports, log_id: str, *, only_reads: bool = False) -> int:
+        """Open it, or make it for this log; copy what it has."""
+        assert self._lines is None, "it is opened once"
+        self._ports = ports
+        self._lines = Lines(driver_of(ports), self._address, answer_seconds=_ANSWER_SECONDS)
+        try:
+            await self._call("opened", lambda line: self._check(line, log_id, only_reads))
+            await self._compare()
+        except BaseException:
+            await self.close()
+            raise
+        self._follower = asyncio.ensure_future(self._follow())
+        return max(self._keys, default=0)
+
+    async def _check(self, line: Line, log_id: str, only_reads: bool) -> None:
+        """Make what is not there yet, and refuse what is not ours."""
+        if not only_reads:
+            await check_settings(line.connection, self._address)
+        sql, schema = self._address.sql, self._address.schema
+        if not (await line.connection.fetchval(FOUND, schema)):
+            if only_reads:
+                raise StoreRefused(
+                    f"there are no keys in {self._address.name}, and events of this log have "
+                    f"personal fields: give the log's own keys, as keys="
+                )
+            async with line.connection.transaction():
+                await line.connection.execute(sql(MAKE))
+                await line.connection.execute(sql(MADE), log_id)
+        found = await line.connection.fetchval(sql("SELECT log_id FROM {s}.about"))
+        if found != log_id:
+            raise StoreRefused(
+                f"the keys in {self._address.name} are of another log, {found}, and this one is "
+                f"{log_id}: give the engine its own keys, or another schema. Nothing was changed"
+            )
+
+    async def close(self) -> None:
+        """Close it; a second call does nothing."""
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.cancel()
+            await asyncio.wait([follower])
+        lines, self._lines = self._lines, None
+        if lines is not None:
+            await lines.close()
+        self._keys.clear()
+        self._current.clear()
+        self._own.clear()
+        self._change = 0
+
+    # -- the copy -----------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            # Until it works again the copy gets older, and is not read any more.
+            with suppress(EngineError):
+                await self._compare()
+
+    async def _compare(self) -> None:
+        """Take over what was changed; the copy is that of the server then."""
+        async with self._writes:
+            begun = self._ports.clock.monotonic()
+            change = await self._call("read", self._read_changes)
+            self._compared = begun
+            self._of_others += change - self._change - len(self._own)
+            self._own.clear()
+            self._change = change
+
+    async def _read_changes(self, line: Line) -> int:
+        """Read the keys that changed, a page at a time; give the number of the last change."""
+        sql = self._address.sql
+        # Changes up to this one are committed, and all of them are found below.
+        last = int(await line.connection.fetchval(sql(CHANGES)))
+        place, has_more = (self._change, _LAST), last > self._change
+        while has_more:
+            rows = await line.fetch(sql(CHANGED), *place, _PAGE)
+            for number, subject, secret, change in rows:
+                self._keep(SubjectKey(number, subject.replace(_INSTEAD, _NUL), secret))
+                place = (change, number)
+            has_more = len(rows) == _PAGE
+        return last
+
+    def _keep(self, key: SubjectKey) -> None:
+        numbers = self._current.get(key.subject, ())
+        if key.secret is not None and key.number not in numbers:
+            self._current[key.subject] = tuple(sorted((*numbers, key.number)))
+        elif key.secret is None and key.number in numbers:
+            left = tuple(number for number in numbers if number != key.number)
+            if left:
+                self._current[key.subject] = left
+            else:
+                del self._current[key.subject]
+        self._keys[key.number] = key
+
+    def find(self, number: int) -> SubjectKey | None:
+        """Give the key of a number."""
+        self._check_fresh()
+        return self._keys.get(number)
+
+    def current(self, subject: str) -> SubjectKey | None:
+        """Give the key of a subject."""
+        self._check_fresh()
+        numbers = self._current.get(subject)
+        return None if numbers is None else self._keys[numbers[-1]]
+
+    def change_count(self) -> int:
+        """Give how many changes of other processes the copy has taken over."""
+        self._check_fresh()
+        return self._of_others
+
+    def _check_fresh(self) -> None:
+        age = self._ports.clock.monotonic() - self._compared
+        if age > STALE_SECONDS:
+            raise StoreFailed(
+                f"the keys of personal data in {self._address.name} could not be read for "
+                f"{age:.0f} s, and others may have erased somebody meanwhile: nothing is decrypted "
+                f"until the server answers. Try again",
+                written=False,
+                passes=True,
+            )
+
+    # -- writing ------------------------------------------------------------------------------
+
+    async def add(self, keys: Sequence[SubjectKey]) -> None:
+        """Keep new keys."""
+        subjects = [key.subject.replace(_NUL, _INSTEAD) for key in keys]
+        rows = [key.number for key in keys], subjects, [key.secret for key in keys]
+        async with self._writes:
+            (kept,) = await self._written(ADD, *rows)
+            if kept != len(keys):
+                raise StoreFailed(
+                    f"a key of personal data was not kept: another process has made one of the "
+                    f"same number in {self._address.name}. Nothing was written; send it again",
+                    written=False,
+                )
+            for key in keys:
+                if key.number not in self._keys:  # it may have been destroyed since
+                    self._keep(key)
+
+    async def erase(self, erasure: Erasure) -> Erasure:
+        """Destroy all keys of a subject."""
+        token = self._ports.ids.new_id()
+        texts = erasure.subject, erasure.reason, erasure.principal or ""
+        subject, reason, principal = (text.replace(_NUL, _INSTEAD) for text in texts)
+        who = subject, erasure.asked, reason, None if erasure.principal is None else principal
+        async with self._writes:
+            number, count = await self._written(ERASE, token, *who)
+            for former in self._current.pop(erasure.subject, ()):
+                self._keys[former] = SubjectKey(former, erasure.subject, None)
+        await self._vacuum()
+        return msgspec.structs.replace(erasure, number=number, keys=count)
+
+    async def _vacuum(self) -> None:
+        """Have the server let go of the rows that had the secrets, as far as it can now."""
+        sql = self._address.sql(VACUUM)
+        with suppress(EngineError):
+            await self._call("cleaned", lambda line: line.connection.execute(sql))
+
+    async def finish(self, number: int, at: int) -> None:
+        """Note that an erasure is finished."""
+        async with self._writes:
+            await self._written(FINISH, number, at)
+
+    async def _written(self, statement: str, *values: Any) -> Sequence[Any]:
+        """Run a statement that does nothing twice; it is durable when this returns."""
+        begin, sql = self._address.sql(CHANGE), self._address.sql(statement)
+
+        async def write(line: Line) -> tuple[int, Record]:
+            async with line.connection.transaction():
+                change: int = await line.connection.fetchval(begin)
+                row = await line.connection.fetchrow(sql, change, *values)
+            assert row is not None, "each of these statements gives a row"
+            return change, tuple(row)
+
+        change, row = await self._call("written", write)
+        self._own.add(change)
+        return row
+
+    async def unfinished(self) -> Sequence[Erasure]:
+        """Give the erasures that are not finished."""
+        return await self._erasures(UNFINISHED)
+
+    async def erasures(self, subject: str | None = None) -> Sequence[Erasure]:
+        """Give the erasures."""
+        return await self._erasures(
+            ERASURES, None if subject is None else subject.replace(_NUL, _INSTEAD)
+        )
+
+    async def _erasures(self, statement: str, *values: Any) -> Sequence[Erasure]:
+        sql = self._address.sql(statement)
+        rows = await self._call("read", lambda line: line.connection.fetch(sql, *values))
+        return [Erasure(row[0], row[1].replace(_INSTEAD, _NUL), *row[2:]) for row in rows]
+
+    async def _call(self, what: str, call: Callable[[Line], Awaitable[T]]) -> T:
+        assert self._lines is not None, "it is open"
+        try:
+            return await self._lines.run(call)
+        except StoreFailed as error:
+            cause = error.__cause__ or error
+            if sqlstate_of(cause) == _NO_RIGHT:
+                raise StoreRefused(
+                    f"the keys in {self._address.name} cannot be {what}: "
+                    f"{described_failure(cause)}. Grant it to the user of the engine; nothing was "
+                    f"changed"
+                ) from cause
+            raise StoreFailed(
+                f"the keys of personal data cannot be {what}: {error}",
+                written=False,
+                passes=error.passes,
+            ) from error

@@ -1,0 +1,216 @@
+"""Keys of personal data in a PostgreSQL server: what others do there, and what the server does."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine import ERASED, Erasure, Ports, StoreFailed, StoreRefused, SubjectKey, Voided
+from engine.runtime.ports import Clock
+from engine.stores.postgres.address import read_address
+from engine.stores.postgres.keys import STALE_SECONDS, PostgresKeys, keys_address
+from engine.stores.urls import open_keys
+from engine.testing.conformance.keys import LOG_ID, key
+from tests.support.brokers import line_to
+from tests.support.postgres import Server, asked
+from tests.support.waiting import until
+
+from .hotel import NAME, OTHER, AllGuests, Guest, Register, hotel, two_guests
+
+
+@pytest.fixture
+def url(postgres: Server) -> str:
+    return postgres.url(postgres.new_schema())
+
+
+def schema_of(url: str) -> str:
+    return read_address(url).schema
+
+
+async def opened(url: str, ports: Ports | None = None) -> PostgresKeys:
+    keys = open_keys("memory:", url)
+    assert isinstance(keys, PostgresKeys)
+    await keys.open(ports or Ports(), LOG_ID)
+    return keys
+
+
+def test_keys_have_a_schema_of_their_own_where_the_url_names_none() -> None:
+    assert keys_address("postgresql://me@localhost/keys").schema == "foldline_keys"
+    assert keys_address("postgresql://me@localhost/keys?patience=5").schema == "foldline_keys"
+    assert keys_address("postgresql://me@localhost/keys?schema=mine").schema == "mine"
+
+
+@pytest.mark.parametrize("of_log", ["sqlite", "postgresql"])
+async def test_a_person_is_erased_for_all_processes_that_share_the_keys(
+    postgres: Server, url: str, tmp_path: Path, of_log: str
+) -> None:
+    store = f"sqlite:{tmp_path}/hotel.db"
+    if of_log == "postgresql":
+        store = postgres.url(postgres.new_schema(), "lease=5")
+    async with hotel(store, keys=url) as engine:
+        await two_guests(engine)
+        erasure = await engine.personal.erase("guest:g-1", reason="asked by mail")
+        assert (erasure.keys, erasure.finished is not None) == (1, True)
+        assert NAME not in str(await engine.query(AllGuests()))
+    async with hotel(store, keys=url) as engine:
+        assert (await engine.state(Guest, "g-1")).name == ERASED
+        assert (await engine.state(Guest, "g-2")).name == OTHER
+        await engine.execute(Register("g-3", "Cid Fox"))
+    secrets = await asked(postgres, f"SELECT subject, secret IS NULL FROM {schema_of(url)}.keys")
+    assert sorted(s for s in secrets if s[0] != "$snapshots" and not s[0].startswith("$")) == [
+        ("guest:g-1", True),
+        ("guest:g-2", False),
+        ("guest:g-3", False),
+    ]
+
+
+async def test_members_on_other_machines_read_and_take_over(postgres: Server, url: str) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=2")
+    async with hotel(log, keys=url, join=True) as owner:
+        await two_guests(owner)
+        async with hotel(log, keys=url, join=True) as member:
+            assert (await member.state(Guest, "g-1")).name == NAME
+            await owner.personal.erase("guest:g-1")
+            async with asyncio.timeout(20):
+                while (await member.state(Guest, "g-1")).name == NAME:
+                    await asyncio.sleep(0.01)
+            await owner.__aexit__(None, None, None)
+            await member.execute(Register("g-4", "Dan Poe"), deadline=None)
+            assert (await member.state(Guest, "g-4")).name == "Dan Poe"
+            assert (await member.state(Guest, "g-2")).name == OTHER
+
+
+class _Ahead(msgspec.Struct):
+    """A clock that a test moves on."""
+
+    by: float = 0.0
+    real: Clock = msgspec.field(default_factory=lambda: Ports().clock)
+
+    def now(self) -> int:
+        return self.real.now()
+
+    def monotonic(self) -> float:
+        return self.real.monotonic() + self.by
+
+
+async def test_who_is_cut_off_from_the_keys_reads_none_of_them(postgres: Server, url: str) -> None:
+    async with line_to(postgres.port) as line:
+        clock = _Ahead()
+        cut = f"{url.replace(str(postgres.port), str(line.port))}&patience=0.1"
+        keys = await opened(cut, Ports(clock=clock))
+        await keys.add([key(5, "guest:ann")])
+        there, line.server_port = line.server_port, 1
+        line.cut()
+        assert keys.find(5) == key(5, "guest:ann")
+        clock.by = STALE_SECONDS + 1
+        for ask in (keys.find, keys.current):
+            with pytest.raises(StoreFailed, match="nothing is decrypted until") as failure:
+                ask(5)  # type: ignore[arg-type]
+            assert failure.value.passes
+        other = await opened(url)
+        await other.erase(Erasure(0, "guest:ann", 1, 0))
+        line.server_port = there
+        await until(lambda: _is_fresh(keys))
+        assert keys.find(5) == SubjectKey(5, "guest:ann", None)
+        await other.close()
+        await keys.close()
+
+
+def _is_fresh(keys: PostgresKeys) -> bool:
+    try:
+        keys.change_count()
+    except StoreFailed:
+        return False
+    return True
+
+
+async def test_own_changes_are_no_news(url: str) -> None:
+    keys = await opened(url)
+    count = keys.change_count()
+    await keys.add([key(5, "guest:ann")])
+    erasure = await keys.erase(Erasure(0, "guest:ann", 10, 0))
+    await keys.finish(erasure.number, 20)
+    compared: Any = keys._compared  # pyright: ignore[reportPrivateUsage]
+    await until(lambda: keys._compared != compared)  # pyright: ignore[reportPrivateUsage]
+    assert keys.change_count() == count
+    await keys.close()
+
+
+async def test_many_keys_are_copied_page_by_page(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = await opened(url)
+    for begin in range(1, 60, 20):
+        await keys.add([key(n, f"guest:{n % 7}") for n in range(begin, begin + 20)])
+    await keys.erase(Erasure(0, "guest:3", 1, 0))
+    monkeypatch.setattr("engine.stores.postgres.keys._PAGE", 7)
+    again = await opened(url)
+    for n in range(1, 61):
+        assert again.find(n) == keys.find(n) != None  # noqa: E711
+    assert again.current("guest:3") is None
+    assert again.current("guest:1") == key(57, "guest:1")
+    await keys.close()
+    await again.close()
+
+
+async def test_two_processes_make_the_keys_at_once(url: str) -> None:
+    several = [open_keys("memory:", url) for _ in range(4)]
+    await asyncio.gather(*(keys.open(Ports(), LOG_ID) for keys in several))
+    await several[0].add([key(5, "guest:ann")])
+    for keys in several:
+        await keys.close()
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "DELETE FROM {s}.keys",
+        "DELETE FROM {s}.erasures",
+        "TRUNCATE {s}.keys",
+        "TRUNCATE {s}.erasures",
+        "UPDATE {s}.keys SET subject = 'guest:bob'",
+        "UPDATE {s}.keys SET number = 6",
+        "UPDATE {s}.keys SET secret = decode(repeat('00', 32), 'hex')",
+        "UPDATE {s}.keys SET secret = NULL",
+    ],
+)
+async def test_no_slip_in_a_shell_takes_a_key_away(postgres: Server, url: str, slip: str) -> None:
+    keys = await opened(url)
+    await keys.add([key(5, "guest:ann")])
+    await keys.erase(Erasure(0, "guest:cid", 1, 0))
+    with pytest.raises(Exception, match="never deleted or changed"):
+        await asked(postgres, slip.replace("{s}", schema_of(url)))
+    await keys.close()
+    again = await opened(url)
+    assert again.find(5) == key(5, "guest:ann")
+    assert len(await again.erasures()) == 1
+    await again.close()
+
+
+async def test_a_role_without_rights_is_told_so(postgres: Server, url: str) -> None:
+    await asked(postgres, "CREATE ROLE nobody_of_keys LOGIN")
+    with pytest.raises(StoreRefused, match="Grant it"):
+        await opened(url.replace("postgres@", "nobody_of_keys@"))
+
+
+async def test_a_server_that_may_lose_commits_is_refused(postgres: Server, url: str) -> None:
+    await asked(postgres, "CREATE ROLE careless SUPERUSER LOGIN")
+    await asked(postgres, "ALTER ROLE careless SET synchronous_commit = off")
+    with pytest.raises(StoreRefused, match="synchronous_commit=off"):
+        await opened(url.replace("postgres@", "careless@"))
+
+
+async def test_commands_are_told_that_keys_cannot_be_kept(postgres: Server, url: str) -> None:
+    async with line_to(postgres.port) as line:
+        cut = f"{url.replace(str(postgres.port), str(line.port))}&patience=0.1"
+        async with hotel("memory:", keys=cut) as engine:
+            await engine.execute(Register("g-1", NAME))
+            there, line.server_port = line.server_port, 1
+            line.cut()
+            with pytest.raises(Voided, match="keys of personal data cannot be written"):
+                await engine.execute(Register("g-2", OTHER))
+            line.server_port = there
+            await engine.execute(Register("g-2", OTHER))
+            assert (await engine.state(Guest, "g-2")).name == OTHER
