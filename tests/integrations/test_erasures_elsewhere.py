@@ -16,7 +16,7 @@ from engine.projections.targets import courier
 from tests.integrations import guests
 from tests.integrations.guests import CheckIn, found_in
 from tests.integrations.places import SOCKETS_LEFT, Database, InRedis, InSql
-from tests.support.brokers import line_to
+from tests.support.breaking_lines import line_to
 from tests.support.waiting import until
 
 pytestmark = SOCKETS_LEFT

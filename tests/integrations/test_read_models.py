@@ -20,7 +20,8 @@ from tests.integrations.places import (
     Note,
     keeping,
 )
-from tests.support.brokers import PASSWORD, line_to
+from tests.support.breaking_lines import line_to
+from tests.support.brokers import PASSWORD
 from tests.support.counters import Add, Counter, Empty
 from tests.support.shelf import Crash
 from tests.support.waiting import until

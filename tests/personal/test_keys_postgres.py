@@ -15,7 +15,7 @@ from engine.stores.postgres.address import read_address
 from engine.stores.postgres.keys import STALE_SECONDS, PostgresKeys, keys_address
 from engine.stores.urls import open_keys
 from engine.testing.conformance.keys import LOG_ID, key
-from tests.support.brokers import line_to
+from tests.support.breaking_lines import line_to
 from tests.support.postgres import Server, asked
 from tests.support.waiting import until
 

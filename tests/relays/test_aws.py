@@ -21,7 +21,8 @@ from engine.relays.sqs import SqsOutlet
 from engine.relays.sqs_inlet import opened
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
 from tests.support.aws_server import SnsServer, SqsServer
-from tests.support.brokers import PASSWORD, USER, line_to
+from tests.support.breaking_lines import line_to
+from tests.support.brokers import PASSWORD, USER
 from tests.support.certificates import certify
 from tests.support.counters import Add, Added, Counter, total
 from tests.support.waiting import until

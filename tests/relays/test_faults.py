@@ -24,7 +24,8 @@ from tests.relays.relaying import (
     status,
     why_it_tries_again,
 )
-from tests.support.brokers import PASSWORD, USER, Broker, line_to
+from tests.support.breaking_lines import line_to
+from tests.support.brokers import PASSWORD, USER, Broker
 from tests.support.counters import Add
 from tests.support.waiting import until
 

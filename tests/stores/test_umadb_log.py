@@ -22,7 +22,7 @@ from engine.stores.umadb.calls import umadb
 from engine.stores.umadb.session import SESSIONS_MAX, Mark, read_mark
 from engine.stores.umadb.store import UmadbStore
 from engine.testing.conformance import ADDED, append, event, feed, numbers, request
-from tests.support.brokers import Line, line_to
+from tests.support.breaking_lines import Line, line_to
 from tests.support.certificates import certify
 from tests.support.umadb_server import UmadbServer
 from tests.support.waiting import settle, until
@@ -168,7 +168,7 @@ async def test_a_lost_answer_is_found_in_the_log(
     server: UmadbServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """Each batch is in the log once, whether it had arrived or not."""
-    monkeypatch.setattr("tests.support.brokers.Line", Losing)
+    monkeypatch.setattr("tests.support.breaking_lines.Line", Losing)
     async with line_to(server.port) as line:
         assert isinstance(line, Losing)
         url = server.store_url("lease=250").replace(str(server.port), str(line.port))
