@@ -47,9 +47,9 @@ async def refuse_lost_keys(missing: str | None, log: TypedSource, names: Set[str
     if position is not None:
         raise StoreRefused(
             f"there are no keys at {missing}, and events of this log have personal fields, the "
-            f"first of them at position {position}: put the log's own file of keys there, or name "
-            f"it as keys=. Nothing was changed. If it is lost for good, make an empty file of that "
-            f"name: then new keys begin, and nobody reads these fields any more"
+            f"first of them at position {position}: put the log's own keys there, or name their "
+            f"place as keys=. Nothing was changed. If they are lost for good, make an empty file "
+            f"of that name, or an empty schema. New keys begin then, and these fields are lost"
         )
 
 

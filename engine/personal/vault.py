@@ -96,7 +96,7 @@ class Vault:
         if self._opened:
             return
         if log is not None and self._placed is not None:
-            await refuse_lost_keys(self._placed.missing(ports), log, names)
+            await refuse_lost_keys(await self._placed.missing(ports), log, names)
         library: Any = importlib.import_module("cryptography.hazmat.primitives.ciphers.aead")
         self._make_aead = library.AESGCM
         self._ports = ports

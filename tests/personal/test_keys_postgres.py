@@ -19,7 +19,7 @@ from tests.support.breaking_lines import line_to
 from tests.support.postgres import Server, asked
 from tests.support.waiting import until
 
-from .hotel import NAME, OTHER, AllGuests, Guest, Register, hotel, two_guests
+from .hotel import NAME, OTHER, AllGuests, Guest, Note, Register, hotel, two_guests
 
 
 @pytest.fixture
@@ -214,3 +214,39 @@ async def test_commands_are_told_that_keys_cannot_be_kept(postgres: Server, url:
             line.server_port = there
             await engine.execute(Register("g-2", OTHER))
             assert (await engine.state(Guest, "g-2")).name == OTHER
+
+
+async def test_no_new_keys_begin_where_those_of_the_log_are_not_there(
+    postgres: Server, url: str, tmp_path: Path
+) -> None:
+    store = f"sqlite:{tmp_path}/hotel.db"
+    async with hotel(store, keys=url) as engine:
+        await engine.execute(Register("g-1", NAME))
+    await asked(postgres, f"DROP SCHEMA {schema_of(url)} CASCADE")
+    with pytest.raises(StoreRefused, match="there are no keys at .*first of them at position 1"):
+        async with hotel(store, keys=url):
+            pass
+    await asked(postgres, f"CREATE SCHEMA {schema_of(url)}")  # they are lost, and somebody says so
+    async with hotel(store, keys=url) as engine:
+        await engine.execute(Register("g-2", OTHER))
+        assert (await engine.state(Guest, "g-2")).name == OTHER
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("DROP SCHEMA {s} CASCADE", "not there any more"),
+        ("UPDATE {s}.about SET changes = 0", "set back"),
+    ],
+    ids=["dropped", "set-back"],
+)
+async def test_nothing_is_acknowledged_once_the_keys_are_others(
+    postgres: Server, url: str, what: str, why: str
+) -> None:
+    async with hotel("memory:", keys=url) as engine:
+        await engine.execute(Register("g-1", NAME))
+        await asked(postgres, what.replace("{s}", schema_of(url)))
+        vault: Any = engine.personal._vault  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: vault.store._gone is not None)
+        with pytest.raises(Voided, match=why):
+            await engine.execute(Note("g-1", "hello"))

@@ -115,7 +115,7 @@ class KeyStore(Protocol):
 class PlacedKeys(Protocol):
     """A store of keys that can be looked for where it is, or was opened."""
 
-    def missing(self, ports: Ports) -> str | None:
+    async def missing(self, ports: Ports) -> str | None:
         """Give where it would be made by `open`; None where it is there."""
         ...
 

@@ -35,6 +35,7 @@ from .keys_sql import (
     FOUND,
     MADE,
     MAKE,
+    SCHEMA_FOUND,
     UNFINISHED,
     VACUUM,
 )
@@ -55,6 +56,8 @@ _PAGE: Final = 20_000
 _LAST: Final = (1 << 63) - 1
 """No key has a larger number."""
 _NO_RIGHT: Final = "42501"
+_NOT_THERE: Final = ("42P01", "3F000")
+"""A table, or a schema."""
 _NUL: Final = "\0"
 """Which a text of PostgreSQL cannot have, and the subject of states has."""
 _INSTEAD: Final = "\1"
@@ -85,6 +88,8 @@ class PostgresKeys:
         self._own: set[int] = set()
         """Changes of this process that no question has met yet."""
         self._of_others = 0
+        self._gone: StoreFailed | None = None
+        """Why nothing may be written: what is kept there would be found by nobody."""
         self._compared = 0.0
         """When the copy was known to be that of the server."""
         self._follower: asyncio.Task[None] | None = None
@@ -107,6 +112,23 @@ class PostgresKeys:
             raise
         self._follower = asyncio.ensure_future(self._follow())
         return max(self._keys, default=0)
+
+    async def missing(self, ports: Ports) -> str | None:
+        """See `PlacedKeys.missing`; a schema that somebody has made is there."""
+        lines = Lines(driver_of(ports), self._address, answer_seconds=_ANSWER_SECONDS)
+        try:
+            there = await self._call("found", self._look_for, lines)
+        finally:
+            await lines.close()
+        return None if there else self._address.name
+
+    async def _look_for(self, line: Line) -> bool:
+        return bool(await line.connection.fetchval(SCHEMA_FOUND, self._address.schema))
+
+    def check(self) -> None:
+        """See `PlacedKeys.check`."""
+        if self._gone is not None:
+            raise self._gone
 
     async def _check(self, line: Line, log_id: str, only_reads: bool) -> None:
         """Make what is not there yet, and refuse what is not ours."""
@@ -156,11 +178,27 @@ class PostgresKeys:
         """Take over what was changed; the copy is that of the server then."""
         async with self._writes:
             begun = self._ports.clock.monotonic()
-            change = await self._call("read", self._read_changes)
-            self._compared = begun
+            try:
+                change = await self._call("read", self._read_changes)
+            except StoreFailed as error:
+                cause = error.__cause__
+                if cause is not None and sqlstate_of(cause) in _NOT_THERE:
+                    self._gone = self._other("they are not there any more")
+                raise
+            if change < max(self._own, default=self._change):
+                self._gone = self._other("they were set back")
+                raise self._gone
+            self._compared, self._gone = begun, None
             self._of_others += change - self._change - len(self._own)
             self._own.clear()
             self._change = change
+
+    def _other(self, why: str) -> StoreFailed:
+        return StoreFailed(
+            f"the keys of personal data in {self._address.name} are not those that were opened: "
+            f"{why}. Put the log's own keys there, and start the engine again",
+            written=False,
+        )
 
     async def _read_changes(self, line: Line) -> int:
         """Read the keys that changed, a page at a time; give the number of the last change."""
@@ -287,10 +325,13 @@ class PostgresKeys:
         rows = await self._call("read", lambda line: line.connection.fetch(sql, *values))
         return [Erasure(row[0], row[1].replace(_INSTEAD, _NUL), *row[2:]) for row in rows]
 
-    async def _call(self, what: str, call: Callable[[Line], Awaitable[T]]) -> T:
-        assert self._lines is not None, "it is open"
+    async def _call(
+        self, what: str, call: Callable[[Line], Awaitable[T]], lines: Lines | None = None
+    ) -> T:
+        lines = lines or self._lines
+        assert lines is not None, "it is open"
         try:
-            return await self._lines.run(call)
+            return await lines.run(call)
         except StoreFailed as error:
             cause = error.__cause__ or error
             if sqlstate_of(cause) == _NO_RIGHT:
@@ -303,4 +344,4 @@ class PostgresKeys:
                 f"the keys of personal data cannot be {what}: {error}",
                 written=False,
                 passes=error.passes,
-            ) from error
+            ) from cause

@@ -21,6 +21,7 @@ __all__ = [
     "FOUND",
     "MADE",
     "MAKE",
+    "SCHEMA_FOUND",
     "UNFINISHED",
     "VACUUM",
 ]
@@ -72,6 +73,7 @@ CREATE OR REPLACE TRIGGER erasures_never_go BEFORE DELETE ON {s}.erasures
 CREATE OR REPLACE TRIGGER erasures_are_kept BEFORE TRUNCATE ON {s}.erasures
     FOR EACH STATEMENT EXECUTE FUNCTION {s}.refuse();
 """
+SCHEMA_FOUND: Final = "SELECT true FROM pg_catalog.pg_namespace WHERE nspname = $1"
 FOUND: Final = """
 SELECT true FROM pg_catalog.pg_trigger t
 JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid

@@ -113,7 +113,7 @@ class SqliteKeys:
 
     # -- life ---------------------------------------------------------------------------------
 
-    def missing(self, ports: Ports) -> str | None:
+    async def missing(self, ports: Ports) -> str | None:
         """See `PlacedKeys.missing`."""
         there = self._path == MEMORY or files_of(ports).identify(self._path) is not None
         return None if there else self._path

@@ -157,7 +157,7 @@ class KeyStoreConformance:
         await again.close()
 
     async def test_the_keys_of_another_log_are_refused(self, keys: KeyStore) -> None:
-        """By name, for whoever writes and for whoever reads."""
+        """By name, for a writer and for a reader."""
         await keys.add([key(5, "guest:ann")])
         for only_reads in (False, True):
             other = self.same_keys(keys)
@@ -167,7 +167,7 @@ class KeyStoreConformance:
         assert keys.find(5) == key(5, "guest:ann")
 
     async def test_who_only_reads_makes_nothing(self, tmp_path: Path) -> None:
-        """Where there are no keys it is told so, and the next one to write finds a new place."""
+        """It is refused where there are no keys, and the next one to write finds a new place."""
         keys = self.new_keys(tmp_path)
         with pytest.raises(StoreRefused, match="no keys"):
             await keys.open(Ports(), LOG_ID, only_reads=True)
