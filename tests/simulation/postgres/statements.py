@@ -195,7 +195,7 @@ def _at_a_begin(*, synced: bool, locking: bool) -> Statement:
     """Do as one statement what begins a transaction."""
 
     def run(call: Asking, values: Sequence[Any]) -> Running:
-        yield from _limits(5.0, 10.0)(call, values)
+        yield from _limits(5.0, 2.0)(call, values)
         if synced:
             _wait_for_standbys(call)
         if locking:
@@ -387,9 +387,9 @@ _KNOWN: Final[dict[str, Statement]] = {
     "1d227a9b": _limits(5.0, 10.0),
     "017fb276": _limits(5.0, 2.0),
     "47bc2fe1": _limits(5.0, 0.0),  # as a mutant has it
-    "f6c08e86": _at_a_begin(synced=True, locking=False),
-    "4148aa9b": _at_a_begin(synced=False, locking=True),
-    "f084d7b6": _at_a_begin(synced=True, locking=True),
+    "e0ab60b1": _at_a_begin(synced=True, locking=False),
+    "816ff697": _at_a_begin(synced=False, locking=True),
+    "a59be7a6": _at_a_begin(synced=True, locking=True),
     "3e8eafed": _at_once(_wait_for_standbys),
     "4f9c549a": _locking_as_written,
     "7cf30d87": _locking,
