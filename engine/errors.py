@@ -422,7 +422,9 @@ class ProjectionLag(EngineError):
             f"{name} is {self.wanted - position} behind, at {position} ({self.states[name]})"
             for name, position in self.behind.items()
         )
-        return f"position {self.wanted} is not yet in the views: {who}"
+        stopped = "stopped" in self.states.values()
+        why = ". Logging, and `foldline projections list`, say why it stopped" if stopped else ""
+        return f"position {self.wanted} is not yet in the views: {who}{why}"
 
 
 class ProjectionUnserved(EngineError):
