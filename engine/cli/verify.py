@@ -16,6 +16,7 @@ from ..backups.pace import BESIDE_PERCENT, Pace
 from ..backups.places import FolderPlace
 from ..backups.reading import BackupLog, BackupSource, look_at_files
 from ..engine import Engine
+from ..errors import EngineError
 from ..model.aggregate import definitions_of
 from ..outside.copying import CopyProgress
 from ..outside.stretches import Alone
@@ -25,6 +26,7 @@ from ..running import calm_collector, run
 from ..runtime.folder import Folder
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
+from ..stores.contract.outside import NoLog
 from ..stores.contract.verifying import Finding, Report
 from ..stores.urls import backend_of_text
 from .application import APP_HELP, engine_of
@@ -147,6 +149,7 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
         backup = BackupSource(BackupLog(place))
         return verify_log(backup, None, report, _Lane(shown, pace), window=window)
     outside = backend_of_text(options.file).outside(ports)
+    _check_there(outside)
     is_beside = outside.writer() is not None
     percent = min(options.percent or (BESIDE_PERCENT if is_beside else _PERCENT_MAX), _PERCENT_MAX)
     lane = _Lane(shown, Pace(percent, ports.clock.monotonic))
@@ -158,6 +161,17 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
     if engine is not None:
         _compare_code(engine, outside, done, report, lane)
     return done
+
+
+def _check_there(outside: Outside) -> None:
+    """Refuse a name of no log, by which each file would be called unreadable."""
+    try:
+        with outside.log_reader():
+            return
+    except NoLog:
+        raise
+    except EngineError:
+        return  # what is wrong is told when it is looked at
 
 
 def _compare_code(

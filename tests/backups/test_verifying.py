@@ -234,6 +234,17 @@ async def test_the_command_tells_findings_and_a_summary_and_fails_on_damage(
     assert "event: the event at position 7" in capfd.readouterr().out
 
 
+def test_a_name_of_no_log_is_told_in_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each of its files was called unreadable, as if something were damaged."""
+    assert main(["verify", str(tmp_path / "slip.db")]) == 1
+
+    told = capfd.readouterr()
+    assert (told.out, "there is no log" in told.err) == ("", True)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_backup_is_verified_by_its_files_and_its_events(
     new: NewStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

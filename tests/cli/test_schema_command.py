@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def release(folder: Path, parts: dict[str, object]) -> None:
+def release(folder: Path, parts: Mapping[str, object]) -> None:
     (folder / "doors.py").write_text(APP.format(**parts))
 
 
@@ -109,7 +110,7 @@ def test_an_engine_or_what_makes_one_is_checked(app: Path, name: str) -> None:
     ids=["changed", "missing-upcaster"],
 )
 def test_what_does_not_fit_is_told_with_its_mend(
-    app: Path, parts: dict[str, object], rule: str, mend: str
+    app: Path, parts: Mapping[str, object], rule: str, mend: str
 ) -> None:
     release(app, parts)
     status, output, errors = schema(app, "check", "doors:make", "--log", "doors.db")

@@ -31,6 +31,7 @@ __all__ = [
     "LogReader",
     "Look",
     "Looked",
+    "NoLog",
     "NoViewsYet",
     "Notices",
     "Operations",
@@ -43,6 +44,10 @@ __all__ = [
 
 Look: TypeAlias = tuple[int, int]
 """What a look at the views saw; another one whenever something was committed in between."""
+
+
+class NoLog(StoreRefused):
+    """There is no log of that name, and none is made."""
 
 
 class NoViewsYet(StoreRefused):

@@ -18,6 +18,7 @@ from ....runtime.native import result_of
 from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ...contract.outside import NoLog
 from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ..driver import Record
@@ -102,7 +103,7 @@ class PostgresLogReader:
     async def _opened(self, link: Link) -> str:
         schema = self._place.log_schema
         if not (await link.run(_THERE, f"{schema}.about"))[0][0]:
-            raise StoreRefused(f"there is no log {self.name}: no engine has made one there yet")
+            raise NoLog(f"there is no log {self.name}: no engine has made one there yet")
         if not self._copying and (await link.run(_THERE, f"{schema}.{COPYING}"))[0][0]:
             raise half_copied(self.name)
         rows = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608

@@ -23,6 +23,7 @@ from ....model.stored import EventType, StoredEvent
 from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.log import Head, StreamPage, StreamRead
+from ...contract.outside import NoLog
 from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ...contract.verifying import ProvedPage
@@ -114,7 +115,7 @@ class SqliteLogReader:
             raise StoreRefused(f"{self.path} cannot be read: {error.strerror}") from error
         except (apsw.CantOpenError, apsw.ReadOnlyError) as error:
             if self._files.size(self.path) == 0:
-                raise StoreRefused(f"there is no log {self.path}: no such file") from error
+                raise NoLog(f"there is no log {self.path}: no such file") from error
             raise StoreRefused(
                 f"{self.path} cannot be opened: {error}. SQLite keeps an index beside a log that "
                 f"is read: where its folder cannot be written to, copy the log elsewhere first."
