@@ -316,6 +316,10 @@ def _plain_list(value: Iterable[Any]) -> list[Any]:
     return list(map(_plain, value))
 
 
+def _plain_raw(value: msgspec.Raw) -> Any:
+    return _plain(msgspec.json.decode(value))
+
+
 _BY_TYPE: Final[dict[type, Callable[[Any], Any]]] = {
     bool: int,
     float: _plain_float,
@@ -336,5 +340,6 @@ _WAYS: Final[tuple[tuple[Any, Callable[[Any], Any]], ...]] = (
     (dict, _plain_dict),
     ((list, tuple), _plain_list),
     ((set, frozenset), _plain_set),
+    (msgspec.Raw, _plain_raw),
 )
 """How each kind of value is made plain; what is not among them is encoded as msgspec does."""

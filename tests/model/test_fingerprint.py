@@ -258,3 +258,20 @@ def test_a_value_in_a_command_may_have_a_field_called_as_what_commands_have() ->
 
     assert fingerprint_of(one) == former(one) == fingerprint_of(Record("p", Asked(1)))
     assert fingerprint_of(one) != fingerprint_of(other)
+
+
+class Import(Command):
+    place: Id
+    documents: list[msgspec.Raw]
+
+
+def test_json_that_was_encoded_before_is_known_by_what_it_says() -> None:
+    """As a command with a key, and as that of a timer, which has one always."""
+    one, again, other = (
+        fingerprint_of(Import("p", [msgspec.Raw(text)]))
+        for text in (b'{"a": 1, "b": [2]}', b'{"b":[2.0],"a":1}', b'{"a": 1, "b": [3]}')
+    )
+
+    assert one == again != other
+    with pytest.raises(msgspec.DecodeError):
+        fingerprint_of(Import("p", [msgspec.Raw(b'{"a": ')]))
