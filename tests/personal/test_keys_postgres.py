@@ -237,8 +237,9 @@ async def test_no_new_keys_begin_where_those_of_the_log_are_not_there(
     [
         ("DROP SCHEMA {s} CASCADE", "not there any more"),
         ("UPDATE {s}.about SET changes = 0", "set back"),
+        ("UPDATE {s}.about SET made = 'anew', changes = 100", "others were made"),
     ],
-    ids=["dropped", "set-back"],
+    ids=["dropped", "set-back", "others"],
 )
 async def test_nothing_is_acknowledged_once_the_keys_are_others(
     postgres: Server, url: str, what: str, why: str
@@ -250,3 +251,15 @@ async def test_nothing_is_acknowledged_once_the_keys_are_others(
         await until(lambda: vault.store._gone is not None)
         with pytest.raises(Voided, match=why):
             await engine.execute(Note("g-1", "hello"))
+
+
+async def test_no_key_is_added_to_others_that_were_made_meanwhile(
+    postgres: Server, url: str
+) -> None:
+    keys = await opened(url)
+    await asked(postgres, f"UPDATE {schema_of(url)}.about SET made = 'anew'")
+    for write in (keys.add([key(5, "guest:ann")]), keys.erase(Erasure(0, "guest:ann", 1, 0))):
+        with pytest.raises(StoreFailed, match="others were made there"):
+            await write
+    assert await asked(postgres, f"SELECT count(*) FROM {schema_of(url)}.keys") == [(0,)]
+    await keys.close()

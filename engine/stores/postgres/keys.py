@@ -56,6 +56,7 @@ _PAGE: Final = 20_000
 _LAST: Final = (1 << 63) - 1
 """No key has a larger number."""
 _NO_RIGHT: Final = "42501"
+_ANEW: Final = "others were made there"
 _NOT_THERE: Final = ("42P01", "3F000")
 """A table, or a schema."""
 _NUL: Final = "\0"
@@ -83,6 +84,8 @@ class PostgresKeys:
         self._keys: dict[int, SubjectKey] = {}
         self._current: dict[str, tuple[int, ...]] = {}
         """The numbers of the keys of each subject that are not destroyed."""
+        self._made = ""
+        """Which tables of keys these are: others of the same log have another text."""
         self._change = 0
         """The last change that the copy has."""
         self._own: set[int] = set()
@@ -144,7 +147,8 @@ class PostgresKeys:
             async with line.connection.transaction():
                 await line.connection.execute(sql(MAKE))
                 await line.connection.execute(sql(MADE), log_id)
-        found = await line.connection.fetchval(sql("SELECT log_id FROM {s}.about"))
+        row = await line.connection.fetchrow(sql("SELECT log_id, made FROM {s}.about"))
+        found, self._made = row or ("nobody", "")
         if found != log_id:
             raise StoreRefused(
                 f"the keys in {self._address.name} are of another log, {found}, and this one is "
@@ -185,9 +189,6 @@ class PostgresKeys:
                 if cause is not None and sqlstate_of(cause) in _NOT_THERE:
                     self._gone = self._other("they are not there any more")
                 raise
-            if change < max(self._own, default=self._change):
-                self._gone = self._other("they were set back")
-                raise self._gone
             self._compared, self._gone = begun, None
             self._of_others += change - self._change - len(self._own)
             self._own.clear()
@@ -204,7 +205,11 @@ class PostgresKeys:
         """Read the keys that changed, a page at a time; give the number of the last change."""
         sql = self._address.sql
         # Changes up to this one are committed, and all of them are found below.
-        last = int(await line.connection.fetchval(sql(CHANGES)))
+        made, last = await line.connection.fetchrow(sql(CHANGES)) or ("", 0)
+        if made != self._made or last < max(self._own, default=self._change):
+            why = _ANEW if made != self._made else "they were set back"
+            self._gone = self._other(why)
+            raise self._gone
         place, has_more = (self._change, _LAST), last > self._change
         while has_more:
             rows = await line.fetch(sql(CHANGED), *place, _PAGE)
@@ -301,7 +306,10 @@ class PostgresKeys:
 
         async def write(line: Line) -> tuple[int, Record]:
             async with line.connection.transaction():
-                change: int = await line.connection.fetchval(begin)
+                change: int | None = await line.connection.fetchval(begin, self._made)
+                if change is None:
+                    self._gone = self._other(_ANEW)
+                    raise self._gone
                 row = await line.connection.fetchrow(sql, change, *values)
             assert row is not None, "each of these statements gives a row"
             return change, tuple(row)

@@ -33,6 +33,7 @@ CREATE SCHEMA IF NOT EXISTS {s};
 CREATE TABLE IF NOT EXISTS {s}.about(
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     log_id text NOT NULL,
+    made text NOT NULL DEFAULT pg_catalog.gen_random_uuid()::text,
     changes bigint NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS {s}.keys(
@@ -82,13 +83,13 @@ WHERE n.nspname = $1 AND t.tgname = 'erasures_are_kept'"""
 """The last thing that is made."""
 MADE: Final = "INSERT INTO {s}.about(log_id) VALUES ($1) ON CONFLICT DO NOTHING"
 
-CHANGES: Final = "SELECT changes FROM {s}.about"
+CHANGES: Final = "SELECT made, changes FROM {s}.about"
 CHANGED: Final = """
 SELECT number, subject, secret, change FROM {s}.keys
 WHERE (change, number) > ($1::bigint, $2::bigint) ORDER BY change, number LIMIT $3::integer"""
 
 CHANGE: Final = """
-UPDATE {s}.about SET changes = changes + 1
+UPDATE {s}.about SET changes = changes + 1 WHERE made = $1::text
 RETURNING changes, pg_catalog.set_config('synchronous_commit', 'on', true)"""
 # Rows that come in the same statement are not seen by its question for those that stood there
 # already, as behind a call whose answer was lost.
