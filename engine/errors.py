@@ -423,7 +423,7 @@ class ProjectionLag(EngineError):
             for name, position in self.behind.items()
         )
         stopped = "stopped" in self.states.values()
-        why = ". Logging, and `foldline projections list`, say why it stopped" if stopped else ""
+        why = ". Logging, and the command `projections list`, say why it stopped" if stopped else ""
         return f"position {self.wanted} is not yet in the views: {who}{why}"
 
 

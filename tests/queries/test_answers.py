@@ -95,7 +95,7 @@ async def test_a_stopped_projection_fails_the_query_at_once_and_is_named() -> No
         assert caught.value.behind == {"library": 1}
         assert str(caught.value) == (
             "position 3 is not yet in the views: library is 2 behind, at 1 (stopped). "
-            "Logging, and `foldline projections list`, say why it stopped"
+            "Logging, and the command `projections list`, say why it stopped"
         )
         # Who waits for the other projection only is not kept from its answer.
         assert await asked.ask(CountBooks(), at=3) == 2
