@@ -231,7 +231,8 @@ class SpreadStore(LeadingStore):
         # On a connection of its own, which may take as long as the log is.
         line = await Line.connected(self._driver, self.address)
         try:
-            await fetch_numbered(line, self.address.sql(_SESSION))
+            with line.answering(self.address.answer_seconds):
+                await fetch_numbered(line, self.address.sql(_SESSION))
             async with line.connection.transaction():
                 return await self._index(Line(line.connection, pooled=True), forms)
         except EngineError:
