@@ -130,3 +130,24 @@ async def test_a_slice_that_is_no_number_is_told(tmp_path: Path) -> None:
     open_backend(f"sqlite:{path}").outside(Ports()).structure().whole(found.append, lambda: None)
 
     assert "checkpoint" in {finding.wrong for finding in found}, found
+
+
+async def test_a_number_of_a_run_of_the_archive_is_compared_with_the_others(tmp_path: Path) -> None:
+    """A flipped bit in it went unseen: nothing else has that number."""
+    path = tmp_path / "log.db"
+    async with Engine([Board], store=path):
+        pass
+
+    def found() -> list[str]:
+        told: list[Finding] = []
+        structure = open_backend(f"sqlite:{path}").outside(Ports()).structure()
+        structure.whole(told.append, lambda: None)
+        return [one.text for one in told if "not numbered one after the other" in one.text]
+
+    with closing(apsw.Connection(str(path))) as connection:
+        for _ in range(2):
+            run(connection, "INSERT INTO archives VALUES (NULL, 1, 'a rule', 0, 0, 0, 0, 0)")
+        assert found() == []
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        run(connection, "UPDATE archives SET number = 5 WHERE number = 1")
+    assert len(found()) == 1

@@ -58,6 +58,8 @@ WHERE NOT EXISTS (SELECT 1 FROM builds b WHERE b.projection = kept.projection
 """
 # SQLite looks at no CHECK where it may only read.
 _ABOUT: Final = "SELECT group_concat(one) FROM about"
+# Runs of the archive are numbered from 1 on, and none ever goes.
+_ARCHIVES: Final = "SELECT count(*), coalesce(min(number), 1), max(number) FROM archives"
 _ODD_BUILDS: Final = (
     "SELECT projection, number FROM builds WHERE own NOT IN (0, 1) OR (own = 1 AND tables = '[]')"
 )
@@ -139,6 +141,7 @@ class SqliteStructure:
         """Look at every page of both files, and at what the views say of the log."""
         self._proves_indexes = self._look_at_pages(self._path, report, rest)
         self._look_at_about(self._path, report)
+        self._look_at_archives(report)
         self._look_at_cold(report, rest)
         if self._files.size(self._views) == 0:
             return
@@ -190,6 +193,20 @@ class SqliteStructure:
     def unlooked(self) -> Sequence[str]:
         """Give nothing: all of both files is looked at."""
         return ()
+
+    def _look_at_archives(self, report: Report) -> None:
+        """Look at the numbers of the runs that moved something away."""
+        try:
+            with closing(self._connected(self._path)) as connection:
+                if not run(connection, _TABLE, ("archives",)):
+                    return  # a log of an earlier release
+                [(count, first, last)] = run(connection, _ARCHIVES)
+        except (apsw.Error, OSError, UnicodeDecodeError, StoreRefused) as error:
+            report(_unread(self._path, error))
+            return
+        if count and (first, last) != (1, count):
+            text = f"the runs of the archive in {self._path} are not numbered one after the other"
+            report(Finding("page", text, name=self._path))
 
     def proves_indexes(self) -> bool:
         """Tell whether SQLite found each row of the log in each of its indexes."""
