@@ -184,7 +184,8 @@ class _Life:
         declared: list[type[Projection]] = [guests, stays]
         others = (lobby_class(versions[2]), Post, Letters, Host)
         all_of_them = self.quiet or not troubles.left_out
-        declared += [each for each in others if all_of_them or random.random() < 0.6]
+        # The post is always there: an erasure asks no sink that its program does not declare.
+        declared += [e for e in others if all_of_them or random.random() < 0.6 or e is Post]
         self._names = [each.__definition__.name for each in declared]
         return declared, [*find_guests, *find_stays]
 
