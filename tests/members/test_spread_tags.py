@@ -24,7 +24,7 @@ from engine import (
 from engine.stores.contract.membership import slot_of
 from engine.stores.contract.tags import TagRead
 from engine.stores.postgres.address import read_address
-from engine.stores.postgres.log import tags
+from engine.stores.postgres.log import spread, tags
 from engine.stores.postgres.log.schema import lock_key
 from engine.stores.postgres.log.spread_writer import SpreadWriter
 from engine.testing.conformance import ALL
@@ -228,3 +228,21 @@ async def test_a_process_that_stands_still_as_it_makes_the_index_keeps_nobody_fr
     goes_on.set()
     with pytest.raises(StoreFailed, match="its tags were not indexed"):
         await starting
+
+
+async def test_a_start_whose_first_question_about_tags_is_not_answered_is_given_up(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a member by then, for whose word the others wait."""
+    log = postgres.url(postgres.new_schema(), "lease=5", "patience=0.3")
+    ask = vars(spread)["fetch_numbered"]
+
+    async def asked_in_vain(line: Any, query: str, *values: Any) -> Any:
+        if "begin_session_2('nobody'" in query:
+            await line.fetch("SELECT pg_sleep(3600)")
+        return await ask(line, query, *values)
+
+    monkeypatch.setattr("engine.stores.postgres.address._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(spread, "fetch_numbered", asked_in_vain)
+    with pytest.raises(StoreFailed, match="its tags were not indexed"):
+        await Engine([box("who")], store=log, join="spread").__aenter__()
