@@ -151,3 +151,17 @@ async def test_a_number_of_a_run_of_the_archive_is_compared_with_the_others(tmp_
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         run(connection, "UPDATE archives SET number = 5 WHERE number = 1")
     assert len(found()) == 1
+
+
+async def test_a_version_of_the_schema_that_is_too_low_is_told(tmp_path: Path) -> None:
+    """A flipped bit made 1 of 5: tables that came later were not looked at."""
+    path = tmp_path / "log.db"
+    async with Engine([Board], store=path):
+        pass
+    structure = open_backend(f"sqlite:{path}").outside(Ports()).structure()
+    for version, known in ((1, False), (4, False), (5, True)):
+        with closing(apsw.Connection(str(path))) as connection:
+            run(connection, f"PRAGMA user_version = {version}")
+        found: list[Finding] = []
+        assert structure.before(found.append) is known
+        assert [one.wrong for one in found] == ([] if known else ["schema"])

@@ -34,6 +34,7 @@ __all__ = [
     "guard",
     "insert_events",
     "insert_streams",
+    "later_tables",
     "migrate",
     "odd_triggers",
     "protect",
@@ -320,6 +321,15 @@ def check_schema(connection: Any, path: str, version: int) -> None:
         check_shape(connection, path, read_shape(connection, path), ours)
     except (apsw.SQLError, apsw.CorruptError) as error:
         raise StoreRefused(f"{path} has a schema that cannot be read: {error}") from error
+
+
+def later_tables(connection: Any, path: str, version: int) -> list[str]:
+    """Give the tables that a log has, and its version has not: the number is another's."""
+    ours = made(tuple(chain.from_iterable(MIGRATIONS[:version])))
+    every = made(tuple(chain.from_iterable(MIGRATIONS)))
+    later = [key for key in every if key[0] == "table" and key not in ours]
+    found = read_shape(connection, path)
+    return sorted(key[1] for key in later if key in found)
 
 
 def guard(connection: Any) -> None:

@@ -24,7 +24,14 @@ from ..files import Files
 from ..lock_files import exists
 from ..log.cold import cold_path, odd_rows, reach
 from ..log.damage import read_wal, suspect_tail
-from ..log.schema import COLD, MIGRATIONS, check_schema, odd_triggers, read_schema_version
+from ..log.schema import (
+    COLD,
+    MIGRATIONS,
+    check_schema,
+    later_tables,
+    odd_triggers,
+    read_schema_version,
+)
 from ..shape import harden
 from ..views.builds import check_file, odd_tables, read_builds, real_name
 from ..views.parked import read_decisions, read_parked
@@ -86,6 +93,9 @@ class SqliteStructure:
                 self._look_at_head(self._path, found.append)
                 version = read_schema_version(connection, self._path, len(MIGRATIONS))
                 check_schema(connection, self._path, version)
+                if later := later_tables(connection, self._path, version):
+                    text = f"{self._path} says version {version}, and has the table {later[0]!r}"
+                    found.append(Finding("schema", f"{text} of a later one", name=self._path))
                 _look_at_triggers(connection, self._path, (), found.append)
                 self._look_at_wal(connection, found.append)
         except StoreRefused as error:
