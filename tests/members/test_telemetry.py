@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ async def test_what_cannot_be_sent_and_what_nobody_knows_ends_too(tmp_path: Path
     async with AsyncExitStack() as stack:
         _, member = await pair(f"sqlite:{tmp_path}/log.db", tmp_path, stack, None, members)
         with pytest.raises(InvalidInput):
-            await member.execute(Add("c", 2**80))
+            await member.execute(Add("c", 1, tags=OrderedDict(a=[1])))
         inside: Any = member
         waiting = inside._send(Envelope(command=Add("d", 1)))
         inside._joined.forwarding.lost()

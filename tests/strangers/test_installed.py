@@ -108,7 +108,7 @@ def test_a_copy_inside_another_package_is_served_by_its_own_writer(folder: Path)
 
 def test_texts_name_the_program_that_is_installed(installed: Installed, folder: Path) -> None:
     usage = installed.run(folder, "foldline", "--help").stdout
-    assert usage.startswith("usage: foldline [-h] COMMAND ...")
+    assert usage.startswith("usage: foldline [-h] [--version] COMMAND ...")
     assert installed.run(folder, "python", "-m", "foldline", "--help").stdout == usage
     helped = installed.run(folder, "foldline", "sql", "--help").stdout
     assert "\n  foldline sql shop.db --tables\n" in helped
