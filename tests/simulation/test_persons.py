@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 from tests.simulation.persons.world import run_seed
 
-SEEDS = int(os.environ.get("PERSONS_SEEDS", "40"))
+SEEDS = 24
 
 
 def test_an_erased_person_is_nowhere_and_others_are_there_through_crashes() -> None:
