@@ -171,7 +171,9 @@ def key_stores(store: StoreName | Store, keys: str | KeyStore | None) -> Callabl
         first = open_keys(store, keys)
     except DefinitionError:
         return partial(open_keys, store, keys)  # told where keys are needed
-    return first.another if isinstance(first, SqliteKeys) and first is not keys else lambda: first
+    if isinstance(first, SqliteKeys) and first is not keys:
+        return first.another
+    return partial(open_keys, store, keys) if isinstance(keys, str) else lambda: first
 
 
 def open_keys(store: StoreName | Store, keys: str | KeyStore | None) -> KeyStore:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -450,8 +451,11 @@ async def test_what_fails_since_the_engine_stops_is_delivered_again_and_not_park
                 stopping = asyncio.create_task(engine.__aexit__(None, None, None))
                 await until(lambda: engine.statistics().state == "stopping")
                 Own.hold.release()
-                # As long as it answers what it has accepted, it tries again, and parks nothing.
-                await until(lambda: Own.failures > 2 * slices)
+                # As long as it answers what it has accepted, it tries nothing again, and parks
+                # nothing: this is longer than it waits between two tries.
+                await until(lambda: Own.failures >= slices)
+                ripe = time.monotonic() + 0.3
+                await until(lambda: time.monotonic() > ripe)
                 door.drained.set()
                 await stopping
                 await waiting
