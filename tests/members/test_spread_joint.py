@@ -318,6 +318,9 @@ async def test_a_write_without_events_asks_whether_its_stream_is_there(
         assert await asked(postgres, leases, store.session) > [before]
         rows = await asked(postgres, store.address.sql("SELECT stream, version FROM {s}.log"))
         assert len(rows) == 3
+        # What fits is not planned at once the next time, but proved.
+        await told(*request("counter:c", 0, 1).writes)
+        assert await told(stands("counter:b", 1)) == [Appended(0, (1,))]
         # Who was declared dead says nothing, however much is where it was read.
         await other.attendance.strike(store.session)
         with pytest.raises(StoreFailed, match="taken this log over"):

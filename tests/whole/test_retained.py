@@ -265,6 +265,8 @@ def test_the_command_asks_a_function_of_the_state_by_the_code_of_the_application
             await filled(running)
             await running.execute(Note("o-1", "more"))
             await running.execute(Close("o-1"))
+            # The log's last event stays whatever a rule says.
+            await running.execute(Note("o-5", "behind"))
 
     async def look() -> None:
         async with engine(url) as running:
