@@ -2,64 +2,36 @@
 
 Rules: equal queries are asked once for all who watch them, and asked again only when a row has
 changed that the last answer has read, and somebody waits. Of one query one ask is under way; what
-changes meanwhile asks once more. What an answer reads is noted before it is read, so no change is
-missed. Nothing is kept for a watcher: who is slow is given the newest answer and not those between,
-and none that equals the one before it. What has changed before it was noted, and after the state
-that the answer reads, asks once more. A projection that stops ends no watch. One question to the
-gate stands before it, however long it lasts.
+changes meanwhile asks once more. Nothing is kept for a watcher: who is slow is given the newest
+answer and not those between, and none that equals the one before it. What has changed before it was
+noted, and after the state that the answer reads, asks once more. A projection that stops ends no
+watch. One question to the gate stands before it, however long it lasts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import Context
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from ..authorization import Gate
 from ..errors import Closed, Overloaded, UsageError
 from ..limits import Limits
-from ..model.conditions import Filter
 from ..model.messages import Query, Receipt, position_of
-from ..model.projection import ProjectionDefinition
-from ..model.rows import Scalar
 from ..runtime.bell import Bell
 from ..runtime.safely import of_a_task
 from ..statistics import LiveStatistics
 from ..stores.contract.views import Changes, Part, ViewsStore
 from .answers import AT_SECONDS, Answers
-from .interest import Interest
+from .notes import Notes, Projected
 from .question import Question, Told, are_same, key_of, own, weigh
-from .reading import Reading, Stand
+from .reading import Reading
 
 __all__ = ["LiveQueries", "LiveQuery"]
 
 A = TypeVar("A")
-Filters: TypeAlias = tuple[Filter, ...]
-
-
-class Projected(Protocol):
-    """A projector, as far as its tables and its place go."""
-
-    @property
-    def definition(self) -> ProjectionDefinition:
-        """What it is."""
-        ...
-
-    @property
-    def position(self) -> int:
-        """Position of the last event that queries can see."""
-        ...
-
-    @property
-    def resets(self) -> int:
-        """See `Followed.resets`."""
-        ...
-
-    def shows(self, part: Part) -> bool:
-        """Whether queries see what a part keeps."""
-        ...
 
 
 class LiveQueries:
@@ -75,15 +47,12 @@ class LiveQueries:
         check_usable: Callable[[], object],
         gate: Gate | None = None,
     ) -> None:
-        self.transactions = store.transactions
-        self.rows_max = limits.watched_rows
         self._answers = answers
-        self._projectors = projectors
+        self._notes = Notes(projectors, store.transactions, limits.watched_rows)
         self._limits = limits
         self._check_usable = check_usable
         self._gate = gate
         self._questions: dict[object, Question] = {}
-        self._interest: Interest[Question] = Interest()
         self._due: dict[Question, None] = {}
         """Those that wait to be asked, in the order in which they are."""
         self._askers: set[asyncio.Task[None]] = set()
@@ -91,7 +60,7 @@ class LiveQueries:
         self._ended = self._failed = False
         self._weight = 0
         """Bytes of all answers that are held."""
-        self._watchers = self._asks = self._unchanged = self._torn = 0
+        self._watchers = self._unchanged = 0
 
     # -- life -------------------------------------------------------------------------------
 
@@ -128,9 +97,9 @@ class LiveQueries:
             queries=len(self._questions),
             watchers=self._watchers,
             due=len(self._due),
-            asks=self._asks,
+            asks=self._notes.asks,
             unchanged=self._unchanged,
-            torn=self._torn,
+            torn=self._notes.torn,
         )
 
     # -- those who watch ----------------------------------------------------------------------
@@ -166,7 +135,7 @@ class LiveQueries:
         """Wait for what an answer reads beside what it names; tell whether that was needed."""
         if self.position(question) >= position:
             return False
-        late = [name for name in question.projections if self.position_of(name) < position]
+        late = [name for name in question.projections if self._notes.position_of(name) < position]
         await self._answers.reach_too(late, position, deadline)
         return True
 
@@ -203,7 +172,7 @@ class LiveQueries:
         question.weight = 0
         self._due.pop(question, None)
         if not question.asking:
-            self._keep_noted(question)
+            self._notes.forget(question)
 
     def wait(self, question: Question, joining: bool) -> asyncio.Future[None]:
         """Give what is done when a question may have another answer; have it asked if it must."""
@@ -216,78 +185,19 @@ class LiveQueries:
         """Give a position that a question's answer surely contains: where settled, that of now."""
         if not question.is_settled:
             return question.position
-        return min((self.position_of(name) for name in question.projections), default=0)
+        return min((self._notes.position_of(name) for name in question.projections), default=0)
 
-    # -- what changes -------------------------------------------------------------------------
+    # -- asking -------------------------------------------------------------------------------
 
     def written(self, part: Part, changes: Changes | None) -> None:
         """Ask again whatever a projector's transaction concerns; called once it is visible.
 
         None where the projector does not know what has changed.
         """
-        definition = part.definition
-        if self._interest.is_empty or not self._projectors[definition.name].shows(part):
-            return
-        if changes is None or changes.everything:
-            for name in definition.table_names:
-                self._mark(list(self._interest.in_table(name)))
-        else:
-            for attribute, rows in changes.rows.items():
-                table = definition.tables[attribute]
-                self._mark(list(self._interest.in_rows(table.name, rows)))
-
-    def _mark(self, questions: Sequence[Question]) -> None:
-        for question in questions:
+        for question in self._notes.concerned(part, changes):
             question.due = True
             if question.is_awaited and not question.asking:
                 self._enqueue(question)
-
-    # -- what was read --------------------------------------------------------------------------
-
-    def stands(self) -> Mapping[str, Stand]:
-        """Give what queries can see of each projection."""
-        return {
-            name: Stand(projector.position, self.transactions(name)[0], projector.resets)
-            for name, projector in self._projectors.items()
-        }
-
-    def position_of(self, projection: str) -> int:
-        """Give what queries can see of a projection."""
-        return self._projectors[projection].position
-
-    def note_table(self, question: Question, table: str) -> None:
-        """Note that an ask reads a table."""
-        if table not in question.tables:
-            question.tables.add(table)
-            self._interest.note_table(question, table)
-
-    def note_some(self, question: Question, table: str, filters: Filters) -> None:
-        """Note that an ask reads what passes the filters."""
-        if (table, filters) not in question.some:
-            question.some.add((table, filters))
-            self._interest.note_some(question, table, filters)
-
-    def note_row(self, question: Question, table: str, key: Scalar) -> None:
-        """Note that an ask reads a row."""
-        if (table, key) not in question.rows:
-            question.rows.add((table, key))
-            self._interest.note_row(question, table, key)
-
-    def _keep_noted(self, question: Question, reading: Reading | None = None) -> None:
-        """Forget what is noted for a question beyond what an ask has read, or all of it."""
-        reading = reading or Reading(self, question)
-        tables, rows, some = reading.tables, reading.rows, reading.some_rows
-        for table in question.tables - tables:
-            self._interest.drop_table(question, table)
-        for table, key in question.rows - rows:
-            self._interest.drop_row(question, table, key)
-        for table, filters in question.some - some:
-            self._interest.drop_some(question, table, filters)
-        question.tables &= tables
-        question.rows &= rows
-        question.some &= some
-
-    # -- asking -------------------------------------------------------------------------------
 
     def _enqueue(self, question: Question) -> None:
         if question in self._due:
@@ -304,7 +214,7 @@ class LiveQueries:
             question = next(iter(self._due))
             del self._due[question]
             question.asking = True
-            reading = Reading(self, question)
+            reading = Reading(self._notes, question)
             try:
                 answer = await self._ask_once(question, reading)
             except Exception as error:
@@ -313,14 +223,6 @@ class LiveQueries:
             else:
                 question.asking = False
                 self._tell(question, reading, answer)
-
-    def begin(self, question: Question, *, again: bool) -> None:
-        """Note that a query is asked, or asked once more since it has seen two states."""
-        # What changes from now on asks again; what changed before is seen.
-        question.due = False
-        question.begun += 1
-        self._asks += 1
-        self._torn += again
 
     async def _ask_once(self, question: Question, reading: Reading) -> Any:
         seconds, name = self._limits.ask_seconds, type(question.query).__name__
@@ -340,9 +242,9 @@ class LiveQueries:
 
     def _tell(self, question: Question, reading: Reading, answer: Any) -> None:
         if not question.watchers:
-            self._keep_noted(question)
+            self._notes.forget(question)
             return
-        self._keep_noted(question, reading)
+        reading.keep()
         question.ended = question.begun
         question.projections = tuple(reading.positions)
         question.position = reading.position()
@@ -374,7 +276,7 @@ class LiveQueries:
         if question.watchers:
             self._forget(question)
         else:
-            self._keep_noted(question)
+            self._notes.forget(question)
         question.fail(error)
 
 

@@ -448,7 +448,7 @@ async def test_more_rows_than_are_noted_one_by_one_are_watched_as_a_table() -> N
             await asyncio.sleep(0)
             assert await asks_after(engine, gone=("101-7",)) == 1
             assert len(await waiting) == 4
-        assert engine._wiring.live._interest.is_empty
+        assert engine._wiring.live._notes._interest.is_empty
 
 
 def test_interest_is_forgotten_as_it_was_noted() -> None:

@@ -250,7 +250,7 @@ async def test_leaving_early_leaves_nothing_behind() -> None:
         numbers = engine.statistics().live
 
         assert (numbers.queries, numbers.watchers, numbers.due) == (0, 0, 0)
-        assert engine._wiring.live._interest.is_empty
+        assert engine._wiring.live._notes._interest.is_empty
 
 
 async def test_who_leaves_during_the_ask_leaves_nothing_behind() -> None:
@@ -264,7 +264,7 @@ async def test_who_leaves_during_the_ask_leaves_nothing_behind() -> None:
         await watcher.live.aclose()
         assert engine.statistics().live.queries == 0
         now().go.set()
-        await until(lambda: engine._wiring.live._interest.is_empty)
+        await until(lambda: engine._wiring.live._notes._interest.is_empty)
 
 
 # -- the gate --------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ async def test_watched_rows_bounds_what_a_query_depends_on_one_by_one() -> None:
         async with watched(limits=limits) as engine:
             watcher = Watcher(engine, Several(4))
             await watcher.sees(0)
-            noted = len(engine._wiring.live._interest._rows.get("tallies_rows", ()))
+            noted = len(engine._wiring.live._notes._interest._rows.get("tallies_rows", ()))
             await add(engine, "c-9")
             asks = engine.statistics().live.asks
             await add(engine, "c-3")
