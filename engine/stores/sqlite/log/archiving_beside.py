@@ -58,7 +58,7 @@ class ArchiverBeside(SqliteArchiver):
             self._beside = files_of(self._ports).connect(self.path, readonly=True)
             set_reading(self._beside)
             harden(self._beside)
-            self._read_types(self._beside)
+            self._known.read_types(self._beside)
 
     async def _end(self) -> None:
         worker, self._worker = self._worker, None

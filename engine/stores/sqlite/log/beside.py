@@ -15,9 +15,9 @@ from ...contract.archiving import ArchiveRun
 from ...contract.claims import ClaimKey, HeldClaim
 from ...contract.tags import TagForm, TagPage, TagRead
 from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
+from .cache import LogCache
 from .claims import read_claims
 from .cold import detach, read_archives
-from .pages import Types
 from .snapshots import read_snapshots, write_snapshots
 from .tags import index_tags, is_index_of, read_tagged
 from .timers import count_timers, read_due, read_timers, settle_timers
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 class KeptBeside:
     """The part of a store that is not the events."""
+
+    _known: LogCache
 
     async def _on_reader(self, call: Callable[[Any], T]) -> T:
         """Call it with the connection that reads."""
@@ -42,20 +44,12 @@ class KeptBeside:
         """Change something in a transaction; raise StoreFailed."""
         raise NotImplementedError
 
-    def _refresh(self, connection: Any) -> None:
-        """Read again all that the writer remembers of the file."""
-        raise NotImplementedError
-
-    def _types_by(self, connection: Any) -> Types:
-        """Give what names types of events by their numbers."""
-        raise NotImplementedError
-
     async def read_tagged(
         self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
     ) -> Sequence[TagPage]:
         """Give the events that queries by tags select."""
         return await self._on_reader(
-            lambda c: read_tagged(c, self._types_by(c), reads, events_max, bytes_max)
+            lambda c: read_tagged(c, self._known.types_by(c), reads, events_max, bytes_max)
         )
 
     async def index_tags(self, forms: Sequence[TagForm]) -> int:
@@ -65,8 +59,10 @@ class KeptBeside:
             if is_index_of(connection, forms):
                 return 0
             try:
-                count = self._keep(connection, lambda c: index_tags(c, self._types_by(c), forms))
-                self._refresh(connection)  # events have other tags than it remembers
+                count = self._keep(
+                    connection, lambda c: index_tags(c, self._known.types_by(c), forms)
+                )
+                self._known.refresh(connection)  # events have other tags than it remembers
             finally:
                 detach(connection)  # events may be there, and no batch is to lock that file too
             return count

@@ -10,9 +10,9 @@ stranger's write may have made stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import apsw
 
@@ -20,16 +20,12 @@ from ....errors import EngineError, StoreFailed, StoreLocked, StoreRefused
 from ....model.stored import EventType, StoredEvent
 from ....runtime.ports import Ports, Worker
 from ...contract.log import (
-    Appended,
     Batch,
     Committed,
     Head,
     Plan,
     StreamPage,
     StreamRead,
-    claim_keys,
-    fired_keys,
-    plan,
 )
 from ..connection import (
     BUSY_MS,
@@ -50,34 +46,28 @@ from ..lock import take_lock
 from ..lock_files import absolute
 from ..wal import PAGE_BYTES, WalMerger
 from .beside import KeptBeside
-from .claims import change_claims, read_holders
+from .cache import LogCache
+from .claims import change_claims
 from .contents import Contents
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
-from .heads import read_head, read_kinds, read_log_id, read_types, read_versions
-from .pages import Types, read_feed, read_streams
+from .heads import read_kinds, read_log_id
+from .pages import read_feed, read_streams
 from .schema import (
     MIGRATIONS,
-    check_inserted,
     check_schema,
     guard,
     insert_events,
-    insert_streams,
     migrate,
     protect,
     read_schema_version,
     rows_of,
 )
-from .tags import RecentTags, add_tags, read_came
-from .timers import change_timers, read_standing
+from .tags import add_tags
+from .timers import change_timers
 
 __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
-
-CACHED_STREAMS_MAX: Final = 200_000
-"""Streams whose number and version the writer remembers."""
-
-_TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 
 
 class SqliteStore(KeptBeside, SeenOnDisk):
@@ -100,16 +90,9 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._connection: Any = None
         self._reading: Any = None
         self._log_id = ""
-        self._head = Head()
+        self._known = LogCache()
         self._stopped: BaseException | None = None
         self._merger: WalMerger | None = None
-        self._streams: dict[str, tuple[int, int]] = {}
-        """Number and version by name; emptied by whatever may have made it stale."""
-        self._next_stream = 1
-        self._types: dict[tuple[str, int], tuple[int, str]] = {}
-        """Number and schema hash by name and version."""
-        self._type_names: dict[int, tuple[str, int]] = {}
-        self._recent = RecentTags()
 
     @property
     def log_id(self) -> str:
@@ -167,9 +150,9 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             guard(connection)
             self._merger = self._make_merger(connection)
             self._read_state(connection)
-            check_counts(connection, files, path, self._head, wal)
+            check_counts(connection, files, path, self._known.head, wal)
             protect(connection)
-            self._place = Contents(path, files, self._merger, lambda: self._head)
+            self._place = Contents(path, files, self._merger, lambda: self._known.head)
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
@@ -197,15 +180,11 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             log_id = self._ports.ids.new_id()
             run(connection, "INSERT INTO about VALUES (1, ?, ?)", (log_id, self._ports.clock.now()))
         self._log_id = log_id
-        self._refresh(connection)
-        if self._head.position:
+        known = self._known
+        known.refresh(connection)
+        if known.head.position:
             # The last event is what every later one builds on: its checksum is compared now.
-            read_feed(connection, self._types_by(connection), self._head.position - 1, 1, 1)
-
-    def _read_types(self, connection: Any) -> None:
-        rows = read_types(connection)
-        self._types = {(name, version): (number, hash_) for number, name, version, hash_ in rows}
-        self._type_names = {number: (name, version) for number, name, version, _ in rows}
+            read_feed(connection, known.types_by(connection), known.head.position - 1, 1, 1)
 
     def _open_reader(self) -> None:
         try:
@@ -245,7 +224,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
 
     def _close_writer(self) -> None:
         connection, self._connection = self._connection, None
-        self._streams.clear()
+        self._known.forget()
         self._place = None
         stopped, self._stopped = self._stopped, None
         # The last connection to close merges the write-ahead log in and removes it.
@@ -291,7 +270,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             self._not_written(connection, error)
         self._commit(connection)
         self._look_around(written=None)
-        self._remember(planned)
+        self._known.keep(planned)
         self._reach("store.committed")
         return Committed(planned.outcomes, planned.events, timers)
 
@@ -308,102 +287,26 @@ class SqliteStore(KeptBeside, SeenOnDisk):
 
     def _insert(self, connection: Any, batch: Batch, *, believing: bool = True) -> tuple[Plan, int]:
         """Insert what fits; give what that is, and how many timers more there are."""
+        known = self._known
         run(connection, "BEGIN IMMEDIATE")
         self._reach("store.began")
         if not believing:
-            self._refresh(connection)
-        planned = self._plan(connection, batch, believing)
+            known.refresh(connection)
+        planned = known.plan(connection, batch, believing)
         if planned.refused:
             # What is remembered may be stale where a stranger wrote. It is good enough for a yes,
             # which the schema checks again, but a no must rest on what is in the file.
-            self._refresh(connection)
-            planned = self._plan(connection, batch, believing=False)
-        self._insert_types(connection, batch, planned)
-        self._insert_streams(connection, planned)
-        insert_events(connection, rows_of(planned.events, self._streams, self._types))
+            known.refresh(connection)
+            planned = known.plan(connection, batch, believing=False)
+        known.add_types(connection, batch, planned)
+        known.add_streams(connection, planned)
+        insert_events(connection, rows_of(planned.events, known.streams, known.types))
         if planned.claims:
-            change_claims(connection, planned.claims, lambda stream: self._streams[stream][0])
-        add_tags(connection, planned.tags, self._types)
+            change_claims(connection, planned.claims, lambda stream: known.streams[stream][0])
+        add_tags(connection, planned.tags, known.types)
         timers = change_timers(connection, planned.timers) if planned.timers else 0
         self._reach("store.inserted")
         return planned, timers
-
-    def _plan(self, connection: Any, batch: Batch, believing: bool) -> Plan:
-        """Plan on what is remembered; what is not is looked up.
-
-        But not a stream that a write begins: whoever is believed has looked, and the schema does
-        not let it begin twice.
-        """
-        writes = [write for request in batch.requests for write in request.writes]
-        begun = {write.stream for write in writes if believing and write.expected == 0}
-        holders = read_holders(connection, claim_keys(batch))
-        standing = read_standing(connection, fired_keys(batch))
-        versions = self._versions(connection, {write.stream for write in writes}, begun)
-        came = read_came(connection, batch, self._recent)
-        return plan(batch, versions, self._head, holders, standing, came)
-
-    def _refresh(self, connection: Any) -> None:
-        """Read again all that the writer remembers of the file."""
-        self._streams.clear()
-        self._read_types(connection)
-        self._head = read_head(connection)
-        self._next_stream = run(connection, "SELECT ifnull(max(number), 0) + 1 FROM streams")[0][0]
-        self._recent.begin(self._head.position)
-
-    def _versions(self, connection: Any, streams: Set[str], begun: Set[str]) -> Mapping[str, int]:
-        known = self._streams
-        if len(known) + len(streams) > CACHED_STREAMS_MAX:
-            known.clear()
-        cold = [stream for stream in streams if stream not in known and stream not in begun]
-        if cold:
-            for name, number, version in read_versions(connection, cold):
-                known[name] = (number, version)
-        return {stream: known[stream][1] for stream in streams if stream in known}
-
-    def _insert_types(self, connection: Any, batch: Batch, planned: Plan) -> None:
-        # Events of one class share their type: each is looked at once.
-        kinds = {
-            id(data.type): data.type
-            for request, outcome in zip(batch.requests, planned.outcomes, strict=True)
-            if isinstance(outcome, Appended)
-            for write in request.writes
-            for data in write.events
-        }
-        for kind in kinds.values():
-            known = self._types.get((kind.name, kind.version))
-            if known is None:
-                self._insert_type(connection, kind)
-            elif renews := kind.renews(known[1]):
-                self._renew_type(connection, kind, known[0])
-            elif renews is None:
-                raise StoreFailed(
-                    f"{kind.name} version {kind.version} is stored with schema {known[1]} "
-                    f"and comes with {kind.schema_hash}. Nothing was written.",
-                    written=False,
-                )
-
-    def _insert_type(self, connection: Any, kind: EventType) -> None:
-        number = max(self._type_names, default=0) + 1
-        values = (number, kind.name, kind.version, kind.schema_hash)
-        run(connection, "INSERT INTO event_types VALUES (?, ?, ?, ?)", values)
-        check_inserted(connection, 1)
-        self._types[kind.name, kind.version] = (number, kind.schema_hash)
-        self._type_names[number] = (kind.name, kind.version)
-
-    def _renew_type(self, connection: Any, kind: EventType, number: int) -> None:
-        renew = "UPDATE event_types SET schema_hash = ? WHERE number = ?"
-        run(connection, renew, (kind.schema_hash, number))
-        self._types[kind.name, kind.version] = (number, kind.schema_hash)
-
-    def _insert_streams(self, connection: Any, planned: Plan) -> None:
-        new: list[tuple[int, str]] = []
-        for stream in planned.versions:
-            if stream not in self._streams:
-                self._streams[stream] = (self._next_stream, 0)
-                new.append((self._next_stream, stream))
-                self._next_stream += 1
-        if new:
-            insert_streams(connection, new)
 
     def _commit(self, connection: Any) -> None:
         try:
@@ -429,13 +332,6 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._roll_back(connection)
         return self._stopped is None and forgets(connection, files_of(self._ports), self.path)
 
-    def _remember(self, planned: Plan) -> None:
-        self._streams |= {s: (self._streams[s][0], v) for s, v in planned.versions.items()}
-        if planned.events:
-            last = planned.events[-1]
-            self._head = Head(last.position, last.checksum, last.recorded)
-        self._recent.add(planned.tags)
-
     def _not_written(self, connection: Any, error: BaseException) -> NoReturn:
         """Take back what was not committed, and say so."""
         self._roll_back(connection)
@@ -453,9 +349,9 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         try:
             if connection.in_transaction:
                 run(connection, "ROLLBACK")
-            self._streams.clear()
+            self._known.forget()
             if self._stopped is None:
-                self._refresh(connection)
+                self._known.refresh(connection)
         except apsw.Error as error:
             self._stopped = error
 
@@ -474,13 +370,11 @@ class SqliteStore(KeptBeside, SeenOnDisk):
 
     async def head(self) -> Head:
         """Give the end of the log, as of the last append or the opening."""
-        return self._head
+        return self._known.head
 
     async def event_types(self) -> Sequence[EventType]:
         """Give the types in the order of their first use."""
-        return [
-            EventType(name, version, hash_) for (name, version), (_, hash_) in self._types.items()
-        ]
+        return self._known.event_types()
 
     async def kinds(self) -> Sequence[str]:
         """Give the kinds of its streams, by one look into the index for each."""
@@ -491,7 +385,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
     ) -> Sequence[StreamPage]:
         """Read many streams at once."""
         return await self._on_reader(
-            lambda c: read_streams(c, self._types_by(c), reads, events_max, bytes_max)
+            lambda c: read_streams(c, self._known.types_by(c), reads, events_max, bytes_max)
         )
 
     async def read_feed(
@@ -499,21 +393,8 @@ class SqliteStore(KeptBeside, SeenOnDisk):
     ) -> Sequence[StoredEvent]:
         """Read the global order."""
         return await self._on_reader(
-            lambda c: read_feed(c, self._types_by(c), after, events_max, bytes_max)
+            lambda c: read_feed(c, self._known.types_by(c), after, events_max, bytes_max)
         )
-
-    def _types_by(self, connection: Any) -> Types:
-        def name_and_version(number: int) -> tuple[str, int]:
-            known = self._type_names.get(number)
-            if known is None:
-                # A stranger that writes to the file may have brought a type of its own.
-                found = run(connection, _TYPE, (number,))
-                if not found:
-                    raise KeyError(number)
-                known = self._type_names[number] = found[0]
-            return known
-
-        return name_and_version
 
     def _keep(self, connection: Any, change: Callable[[Any], T]) -> T:
         if self._stopped is not None:

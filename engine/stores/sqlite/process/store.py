@@ -117,7 +117,7 @@ class SqliteProcessStore(SqliteStore):
         self._descriptor = here.fileno()
         found = await self._look(Open())
         self._is_open = True
-        self._log_id, self._head = found.log_id, found.head
+        self._log_id, self._known.head = found.log_id, found.head
 
     def _start(self, descriptor: int) -> subprocess.Popen[bytes]:
         told = (self.path, self._open_timeout, descriptor, os.getpid())
@@ -208,7 +208,7 @@ class SqliteProcessStore(SqliteStore):
             self._merges = (what.wal_merges, what.wal_merges_put_off)
             if what.checksums:
                 position = what.first + len(what.checksums) - 1
-                self._head = Head(position, what.checksums[-1], what.recorded)
+                self._known.head = Head(position, what.checksums[-1], what.recorded)
         if answer.done():
             return  # who asked was cancelled
         if isinstance(what, Failed):
