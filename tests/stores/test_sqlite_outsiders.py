@@ -206,7 +206,7 @@ async def test_a_store_that_cannot_see_the_truth_again_stops(
     def broken(connection: Any) -> None:
         raise apsw.IOError("the disk is gone")
 
-    monkeypatch.setattr(store, "_refresh", broken)
+    monkeypatch.setattr(store._known, "refresh", broken)
     with pytest.raises(StoreFailed) as failed:
         await append(store, request("b:1", 1, 9))
     monkeypatch.undo()
