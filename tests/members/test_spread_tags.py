@@ -24,10 +24,12 @@ from engine import (
 from engine.stores.contract.membership import slot_of
 from engine.stores.contract.tags import TagRead
 from engine.stores.postgres.address import read_address
+from engine.stores.postgres.line import Line
 from engine.stores.postgres.log import spread, tags
 from engine.stores.postgres.log.schema import lock_key
 from engine.stores.postgres.log.spread_writer import SpreadWriter
 from engine.testing.conformance import ALL
+from tests.members.shops import Price, Shop
 from tests.members.spreading import is_settled
 from tests.support.postgres import Server, asked, connected
 from tests.support.waiting import until
@@ -246,3 +248,37 @@ async def test_a_start_whose_first_question_about_tags_is_not_answered_is_given_
     monkeypatch.setattr(spread, "fetch_numbered", asked_in_vain)
     with pytest.raises(StoreFailed, match="its tags were not indexed"):
         await Engine([box("who")], store=log, join="spread").__aenter__()
+
+
+@pytest.mark.parametrize("join", [False, "spread"])
+async def test_a_start_that_is_not_answered_in_the_middle_of_the_index_is_given_up(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch, join: Any
+) -> None:
+    log = postgres.url(postgres.new_schema(), "patience=0.3")
+    fetch = vars(Line)["fetch"]
+
+    async def asked_in_vain(line: Line, query: str, *values: Any) -> Any:
+        if "position <= $2" in query:
+            await line.connection.fetch("SELECT pg_sleep(3600)")
+        return await fetch(line, query, *values)
+
+    async with Engine([box()], store=log) as engine:
+        await engine.execute(Tick("b", "ann"))
+    monkeypatch.setattr("engine.stores.postgres.address._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(Line, "fetch", asked_in_vain)
+    with pytest.raises(StoreFailed, match="its tags were not indexed"):
+        await Engine([box("who")], store=log, join=join).__aenter__()
+
+
+async def test_the_index_is_made_of_all_positions_where_few_events_have_tags(
+    log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tags, "_PAGE_EVENTS", 2)
+    monkeypatch.setattr(tags, "_PAGE_POSITIONS", 3)
+    schema = read_address(log).schema
+    async with Engine([box(), Shop], store=log) as engine:
+        for n in (1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 0, 0, 1):
+            await engine.execute(Tick("b", "ann") if n else Price("s"))
+    async with Engine([box("who"), Shop], store=log):
+        rows = await asked(postgres, f"SELECT position FROM {schema}.tags ORDER BY position")
+    assert [position for (position,) in rows] == [1, 9, 10, 11, 12, 13, 17]

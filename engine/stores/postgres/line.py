@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from ...errors import EngineError, StoreFailed
 from .address import Address
 from .driver import Connection, Driver, Record, Statement
 from .failures import described_failure, is_lost, is_not_prepared, passes_by_itself
 
-__all__ = ["BackOff", "Line", "Lines"]
+__all__ = ["Answering", "BackOff", "Line", "Lines"]
 
 T = TypeVar("T")
+Answering: TypeAlias = Callable[..., None]
+"""Lets the time for the next answer begin, with other seconds if it is given some."""
 
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_LONGEST: Final = 0.5
@@ -81,14 +83,22 @@ class Line:
         return self.connection.is_closed()
 
     @contextmanager
-    def answering(self, seconds: float) -> Generator[None]:
+    def answering(self, seconds: float) -> Generator[Answering]:
         """Drop it where what is inside takes longer: the call that waits fails as if it had broken.
 
         A cancel would not do: the block of a transaction then waits for the same server to end it.
+        Gives what lets the seconds begin anew, for who waits for one answer behind the other.
         """
-        timer = asyncio.get_running_loop().call_later(seconds, self.drop)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(seconds, self.drop)
+
+        def again(more: float = seconds) -> None:
+            nonlocal timer
+            timer.cancel()
+            timer = loop.call_later(more, self.drop)
+
         try:
-            yield
+            yield again
         finally:
             timer.cancel()
 

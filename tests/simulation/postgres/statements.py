@@ -419,7 +419,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "14184007": _at_once(counted),
     "8db810bd": _calling("begin_index_1", "done"),
     "92fb0dc3": _calling("add_tags_1", "done"),
-    "305e3007": _at_once(tagged_events),
+    "b7300bc9": _at_once(tagged_events),
     "a1bca6b3": _at_once(_other_holders),
     "c84ccb88": _adding_tags,
     "45b6ecc0": _at_once(standing_timers),

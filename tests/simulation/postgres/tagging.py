@@ -158,10 +158,10 @@ def tagged(call: Call, *asked: Any) -> list[tuple[Any, ...]]:
 
 
 def tagged_events(
-    call: Call, after: int, kinds: Sequence[int], events_max: int
+    call: Call, after: int, until: int, kinds: Sequence[int], events_max: int
 ) -> list[tuple[Any, ...]]:
     """Give the events of some types behind a position."""
-    found = [e for e in call.tables.events if e.position > after and e.type in kinds]
+    found = [e for e in call.tables.events if after < e.position <= until and e.type in kinds]
     return [_columns(event) for event in found[:events_max]]
 
 

@@ -29,8 +29,8 @@ from ...contract.timers import BEGINNING, DuePlace, WaitingTimer
 from ..address import Address
 from ..driver import Driver
 from ..failures import described_failure
-from ..line import Line, Lines
-from .limits import LIMITS
+from ..line import Answering, Line, Lines
+from .limits import LIMITS, LOCK_SECONDS
 from .members import Attendance
 from .reading import read_head
 from .schema import lock_key
@@ -231,10 +231,11 @@ class SpreadStore(LeadingStore):
         # On a connection of its own, which may take as long as the log is.
         line = await Line.connected(self._driver, self.address)
         try:
-            with line.answering(self.address.answer_seconds):
+            with line.answering(self.address.answer_seconds) as again:
                 await fetch_numbered(line, self.address.sql(_SESSION))
-            async with line.connection.transaction():
-                return await self._index(Line(line.connection, pooled=True), forms)
+                again()
+                async with line.connection.transaction():
+                    return await self._index(Line(line.connection, pooled=True), again, forms)
         except EngineError:
             raise
         except Exception as error:
@@ -245,11 +246,13 @@ class SpreadStore(LeadingStore):
         finally:
             await line.close()
 
-    async def _index(self, line: Line, forms: Sequence[TagForm]) -> int:
+    async def _index(self, line: Line, again: Answering, forms: Sequence[TagForm]) -> int:
         schema, writer = self.address.schema, self._open_writer()
         key = lock_key(schema)
         await line.connection.execute(LIMITS)
+        again(self.address.answer_seconds + LOCK_SECONDS)
         await line.connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)", *key)
+        again()
         if await is_index_of(line, schema, forms):
             return 0  # another one of the same release was first
         holders = await line.fetch(self.address.sql(_OTHERS), self._session)
@@ -261,8 +264,9 @@ class SpreadStore(LeadingStore):
                 f"other release first; then this one makes the index anew as it starts"
             )
         await writer.learn_types(line)
+        # Its row and those of the members are locked with that: who leads stays until the end.
         ((session,),) = await line.fetch(self.address.sql(_SESSION))
-        return await index_within(line, schema, session, writer.types, forms)
+        return await index_within(line, self.address, session, again, writer.types, forms)
 
     def server_statistics(self) -> ServerStatistics | None:
         """Give what is known of the server, with what is left of this member's lease."""

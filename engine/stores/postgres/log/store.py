@@ -414,7 +414,7 @@ class PostgresStore:
         # On a connection of its own, which may take as long as the log is.
         line = await Line.connected(self._driver, self.address)
         try:
-            return await index_tags(line, schema, self._session, numbers, forms)
+            return await index_tags(line, self.address, self._session, numbers, forms)
         except EngineError:
             raise
         except Exception as error:

@@ -28,11 +28,12 @@ from ...contract.tags import (
     Unchanged,
     rows_of,
 )
+from ..address import Address
 from ..driver import Record
-from ..line import Line
+from ..line import Answering, Line
 from .cold import FEED, TAGGED, thawed
 from .limits import LIMITS
-from .reading import EventReader, TypeNames
+from .reading import EventReader, TypeNames, read_head
 
 __all__ = [
     "APPEND_TAGS",
@@ -216,9 +217,14 @@ _BEGIN_INDEX: Final = "SELECT {s}.begin_index_1($1, $2, $3, $4, $5, $6)"
 _ADD: Final = "SELECT {s}.add_tags_1($1, $2, $3, $4)"
 _EVENTS_OF: Final = """
 SELECT position, stream, version, type, recorded, payload, metadata, encoding, checksum, behind
-FROM {s}.events WHERE position > $1 AND type = ANY ($2::integer[]) ORDER BY position LIMIT $3
+FROM {s}.events WHERE position > $1 AND position <= $2 AND type = ANY ($3::integer[])
+ORDER BY position LIMIT $4
 """
 _PAGE_EVENTS: Final = 2_000
+_PAGE_POSITIONS: Final = 100_000
+"""Looked through for one page, so that no answer takes long where few events have tags."""
+_FORGET_SECONDS: Final = 3_600.0
+"""How long the rows of a large index may take to go."""
 _PAGE_BYTES: Final = 64 * 1024 * 1024
 """Of what was archived."""
 
@@ -365,22 +371,30 @@ def _by_type(forms: Iterable[TagForm]) -> _Forms:
 
 
 async def index_tags(
-    line: Line, schema: str, session: int, numbers: Numbers, forms: Sequence[TagForm]
+    line: Line, address: Address, session: int, numbers: Numbers, forms: Sequence[TagForm]
 ) -> int:
     """Do as `index_within`, in a transaction of its own."""
-    async with line.connection.transaction():
-        await line.connection.execute(LIMITS)
-        return await index_within(line, schema, session, numbers, forms)
+    with line.answering(address.answer_seconds) as again:
+        async with line.connection.transaction():
+            await line.connection.execute(LIMITS)
+            return await index_within(line, address, session, again, numbers, forms)
 
 
 async def index_within(
-    line: Line, schema: str, session: int, numbers: Numbers, forms: Sequence[TagForm]
+    line: Line,
+    address: Address,
+    session: int,
+    again: Answering,
+    numbers: Numbers,
+    forms: Sequence[TagForm],
 ) -> int:
     """Make the index anew where its forms are others; give how many events were indexed.
 
-    Raises StoreRefused for an event without what its form says, StoreFailed where another engine
-    has the log, and Damaged.
+    `again` is told before each statement that may
+    take as long as `answering` lets it. Raises StoreRefused for an event without what its form
+    says, StoreFailed where another engine has the log, and Damaged.
     """
+    schema = address.schema
     whole = Line(line.connection, pooled=True)  # nothing is prepared in a transaction
     kept, wanted = await _kept(whole, schema), _by_type(forms)
     other = {key for key in kept.keys() | wanted.keys() if kept.get(key) != wanted.get(key)}
@@ -393,32 +407,40 @@ async def index_within(
         [_as_json(form.fields) for form in forms],
         [_as_json(form.fixed) for form in forms],
     ]
-    await _do(whole, _BEGIN_INDEX.replace("{s}", schema), session, *columns)
-    return await _index_events(whole, schema, session, numbers, new)
-
-
-async def _index_events(
-    line: Line, schema: str, session: int, numbers: Numbers, forms: _Forms
-) -> int:
-    by_number = {numbers[key][0]: key for key in forms}
-    event_of = EventReader(by_number.get).event
-    after = count = 0
-    while forms:
-        query = _EVENTS_OF.replace("{s}", schema)
-        found = await line.fetch(query, after, list(by_number), _PAGE_EVENTS)
-        if not found:
-            break
-        found = await thawed(line, schema, found, FEED, _PAGE_BYTES)
-        rows = rows_of([event_of(*row) for row in found], forms)
-        columns: list[list[Any]] = [
-            [row[0] for row in rows],
-            [row[1] for row in rows],
-            [numbers[row[2], row[3]][0] for row in rows],
-        ]
-        await _do(line, _ADD.replace("{s}", schema), session, *columns)
-        count += len(found)
-        after = found[-1][0]
+    again(max(_FORGET_SECONDS, address.answer_seconds))
+    await _do(whole, address.sql(_BEGIN_INDEX), session, *columns)
+    again()
+    end = (await read_head(whole, schema)).position
+    count = after = 0
+    while new and after < end:
+        again()
+        after, found = await _index_page(whole, address, session, numbers, new, after)
+        count += found
+    again()
     return count
+
+
+async def _index_page(
+    line: Line, address: Address, session: int, numbers: Numbers, forms: _Forms, after: int
+) -> tuple[int, int]:
+    """Index what comes behind a position; give how far that is, and how many events it was."""
+    by_number, until = {numbers[key][0]: key for key in forms}, after + _PAGE_POSITIONS
+    query = address.sql(_EVENTS_OF)
+    found = await line.fetch(query, after, until, list(by_number), _PAGE_EVENTS)
+    if not found:
+        return until, 0
+    if len(found) == _PAGE_EVENTS:
+        until = found[-1][0]
+    found = await thawed(line, address.schema, found, FEED, _PAGE_BYTES)
+    event_of = EventReader(by_number.get).event
+    rows = rows_of([event_of(*row) for row in found], forms)
+    columns: list[list[Any]] = [
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [numbers[row[2], row[3]][0] for row in rows],
+    ]
+    await _do(line, address.sql(_ADD), session, *columns)
+    return until, len(found)
 
 
 async def _do(line: Line, query: str, session: int, *columns: object) -> None:
