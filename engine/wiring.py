@@ -43,6 +43,7 @@ from .projections.projector import Projector
 from .projections.runner import ProjectionRunner
 from .projections.targets.choose import Targets
 from .projections.targets.errands import SendReaction
+from .projections.undeclared import Undeclared
 from .queries.answers import Answers
 from .queries.live import LiveQueries
 from .queries.past import Pasts
@@ -268,8 +269,9 @@ class Wiring:
             for projection in self._projections
         }
         self.views.on_fallen(lambda name: self.projecting[name].fall())
+        self._undeclared = Undeclared(self.views, self.store, self._ports.clock.now, self._logger)
         self.projections = Projections(
-            self.projecting, self.views, self.entrance.check, self.gate, self._ports.clock
+            self.projecting, self.views, self.entrance.check, self.gate, self._undeclared
         )
 
     def _make_projecting(self, projection: type[Projection]) -> ProjectionRunner:
@@ -370,6 +372,7 @@ class Wiring:
             self.directory,
             self.projecting,
             self.views,
+            self._undeclared,
             self._works.sink_of,
             self.registry,
             self._limits,
@@ -395,12 +398,7 @@ class Wiring:
         ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
         follows = following(self.store, self.bus, self.journal.look_on, self.firing.look)
         control = Control(
-            self.projections,
-            self.timer_desk,
-            self.views,
-            self._limits,
-            self._ports,
-            self._logger,
+            self.projections, self.timer_desk, self.views, self._limits, self._ports, self._logger
         )
         timers = (self.firing, self.firing.settling)
         recorders = () if self.recorder is None else (self.recorder,)

@@ -7,10 +7,11 @@ beside the tables that serve, which are then taken away and written over. Sinks 
 asked to: read models elsewhere make the rows of these people anew. What was written about them
 until states, reactors and sinks had let go is erased too, as it may have been read before. Former
 tables of all other projections are taken away: an older handler may have put him there. Tables of
-projections that this program does not declare may have the person too: they are waited for. Sinks
-that it does not declare are named. Nothing stays parked under a key that was made of people. So one
-that was begun before a crash, or by another process, is finished here. What fails is logged, and
-tried again. It never changes an event.
+projections that this program does not declare may have the person too, and so may their parked
+events under keys that a `sequence` made: they are waited for. Sinks that it does not declare are
+named. Nothing stays parked under a key that was made of people. So one that was begun before a
+crash, or by another process, is finished here. What fails is logged, and tried again. It never
+changes an event.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from ..model.codec import EventRegistry
 from ..model.messages import Event
 from ..model.personal import is_subject
 from ..model.projection import Delivering, ProjectionDefinition, reaching
-from ..projections.beginning import undeclared_sinks
 from ..projections.rekeying import Rekeying
 from ..projections.runner import ProjectionRunner
 from ..projections.targets.sink import SinkTarget
+from ..projections.undeclared import Undeclared
 from ..runtime.bell import Bell
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
@@ -61,6 +62,7 @@ class Eraser:
         directory: Directory,
         projecting: Mapping[str, ProjectionRunner],
         views: ViewsStore,
+        undeclared: Undeclared,
         sink_of: Callable[[Part], SinkTarget],
         registry: EventRegistry,
         limits: Limits,
@@ -77,11 +79,13 @@ class Eraser:
             r for n, r in projecting.items() if r.definition.has_tables and n not in of_people
         ]
         self._delivering = [r for r in of_people.values() if not r.definition.has_tables]
-        self._keyed = [r for r in self._delivering if r.definition.sequence]
+        # Also those that see nobody, or have no `sequence`, any more: what is parked may be older.
+        self._parking = [r for r in projecting.values() if not r.definition.has_tables]
         self._registry = registry
         self._limits = limits
         self._sink_of = sink_of
         self._views = views
+        self._undeclared = undeclared
         self._poll_seconds = max(limits.control_poll_ms, 100) / 1_000
         self._ports = ports
         self._logger = logger
@@ -227,31 +231,40 @@ class Eraser:
         return True
 
     async def _others_are_gone(self) -> bool:
-        """Wait until the views have no tables that nobody here can fold again; tell whether so.
+        """Wait until the views have nothing of people that nobody here can fold or key again.
 
-        Somebody else may be erased meanwhile: then all is begun anew.
+        Tell whether so. Somebody else may be erased meanwhile: then all is begun anew.
         """
-        begun, has_waited = self._changes, False
-        while others := await self._views.undeclared():
+        begun, waited = self._changes, set[str]()
+        while others := await self._of_nobody():
             is_asked = self._changes != begun or self._vault.store.change_count() != begun
             if self._stopping.is_set() or is_asked:
                 self._changes = None
                 return False
-            if not self._told.issuperset(others):
-                self._told.update(others)
+            names = {name for group in others.values() for name in group}
+            self._told.difference_update(waited - names)
+            if not self._told.issuperset(names):
                 self._logger.warning(
-                    "an erasure is not finished: the views have tables of %s, which this program "
+                    "an erasure is not finished: the views have %s, which this program "
                     "does not declare, and the person may be in them. A program that declares them "
                     "finishes it. If there is none any more, drop them while this one runs: "
                     "`%s projections drop`, or engine.projections.drop",
-                    ", ".join(others),
+                    " and ".join(f"{what} of {', '.join(group)}" for what, group in others.items()),
                     COMMAND,
                 )
-            has_waited = True
+            self._told.update(names)
+            waited = names
             await asyncio.sleep(self._poll_seconds)
-        if has_waited:
+        self._told.difference_update(waited)
+        if waited:
             await self._scrub()
         return True
+
+    async def _of_nobody(self) -> Mapping[str, Sequence[str]]:
+        """Name projections that this program does not declare, by what may have people there."""
+        tables, parking = await self._views.undeclared(), await self._undeclared.parking()
+        found = {"tables": tables, "parked events": parking}
+        return {what: names for what, names in found.items() if names}
 
     async def _scrub(self) -> None:
         """Let the file of the views have nothing that was deleted."""
@@ -269,16 +282,22 @@ class Eraser:
             await runner.desk.drop_former(_REASON)
         return True
 
-    async def _key_again(self) -> None:
-        """Let no parked event stand under a key that a `sequence` made of people."""
-        for runner in self._keyed:
+    async def _key_again(self) -> bool:
+        """Let no parked event stand under a key that a `sequence` made of people.
+
+        Tell whether one did.
+        """
+        has_changed = False
+        for runner in self._parking:
             for projector in runner.serving:
-                again = Rekeying(self._views, projector, self._registry, self._limits)
-                await projector.ask(again.run)
+                if await self._views.parked_keys(projector.part):
+                    again = Rekeying(self._views, projector, self._registry, self._limits)
+                    has_changed |= await projector.ask(again.run)
+        return has_changed
 
     async def _name_others(self) -> None:
         """Tell which sinks nobody here can ask: what they have written may have the person."""
-        names = tuple(await undeclared_sinks(self._views))
+        names = tuple(await self._undeclared.sinks())
         if names and names != self.not_asked:
             self._logger.warning(
                 "an erasure is finished here, and the person may be in what was written by %s: "
@@ -304,6 +323,8 @@ class Eraser:
             for name, runner in self._projecting.items()
             if last and runner.serving and name not in swapped & dropped
         }
+        if last and await self._key_again():
+            await self._scrub()
         if older:
             self._logger.warning(
                 "the views of %s are older than an erasure, as those of an old copy are: they are "

@@ -9,14 +9,14 @@ another history of the log counts for nothing. This file runs no reaction.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from ..errors import StoreRefused
 from ..model.projection import ProjectionDefinition
 from ..stores.contract.log import LogSource
 from ..stores.contract.views import Changes, Checkpoint, Part, ProjectionDecision, ViewsStore
 
-__all__ = ["begin", "undeclared_sinks"]
+__all__ = ["begin", "event_at"]
 
 
 async def begin(
@@ -55,18 +55,11 @@ async def begin(
         await views.write(Changes(part, checkpoint, begun, {}))
 
 
-async def undeclared_sinks(views: ViewsStore) -> Sequence[str]:
-    """Name the sinks that views know and this program does not declare; a reactor has begun."""
-    names = await views.undeclared(with_tables=False)
-    reactors = {d.projection for d in await views.decisions() if d.kind == "begin"} if names else ()
-    return [name for name in names if name not in reactors]
-
-
 async def _begun(name: str, views: ViewsStore, log: LogSource) -> Checkpoint | None:
     """Give where a reactor has begun in this history, if it has."""
     for decision in reversed(await views.decisions(name)):
         if decision.kind == "begin" and decision.position is not None:
-            found = await _event_at(decision.position, log)
+            found = await event_at(decision.position, log)
             return found if found and found.checksum == decision.checksum else None
     return None
 
@@ -77,7 +70,7 @@ async def _beginning(definition: ProjectionDefinition, log: LogSource) -> Checkp
     if definition.begins == "now":
         return Checkpoint(head.position, head.checksum)
     position = 0 if definition.begins == "start" else int(definition.begins or 0)
-    found = await _event_at(position, log)
+    found = await event_at(position, log)
     if found is None:
         raise StoreRefused(
             f"reactor {definition.name!r} begins behind position {position}, and the log ends at "
@@ -86,7 +79,7 @@ async def _beginning(definition: ProjectionDefinition, log: LogSource) -> Checkp
     return found
 
 
-async def _event_at(position: int, log: LogSource) -> Checkpoint | None:
+async def event_at(position: int, log: LogSource) -> Checkpoint | None:
     """Give the checkpoint behind an event; None where the log has none there."""
     if not position:
         return Checkpoint()

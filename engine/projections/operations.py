@@ -16,13 +16,12 @@ from ..authorization import Gate
 from ..errors import DefinitionError, Forbidden, InvalidInput, UsageError
 from ..model.given import as_text
 from ..model.texts import is_text
-from ..runtime.ports import Clock
 from ..statistics import BuildProgress, ProjectionFailure, ProjectorState, ProjectorStatistics
 from ..stores.contract.requests import POSITION_MAX, refused_position
 from ..stores.contract.views import Build, Parked, ProjectionDecision, Rebuild, ViewsStore
-from .beginning import undeclared_sinks
 from .retry import Retried
 from .runner import ProjectionRunner
+from .undeclared import Undeclared
 
 __all__ = ["Projections", "Status", "check_page", "check_texts", "checked_rebuild"]
 
@@ -115,9 +114,9 @@ class Projections:
         views: ViewsStore,
         check_usable: Callable[[], object],
         gate: Gate | None,
-        clock: Clock,
+        undeclared: Undeclared,
     ) -> None:
-        self._clock = clock
+        self._undeclared = undeclared
         self._projecting = projecting
         self._views = views
         self._check_usable = check_usable
@@ -199,24 +198,14 @@ class Projections:
 
         Of a projection that the engine does not have it takes all tables that are in the views. A
         program that declares it folds them again. Of a sink it takes the place up to which that has
-        delivered: one that is declared later delivers everything.
+        delivered: one that is declared later delivers everything. Of a reactor it takes what is
+        parked: that is never done. One that is declared later continues where it stood.
         """
         await self._check(name, principal, reason)
         # Compared, since what is no name may have no hash.
-        if any(name == own for own in self._projecting) or not await self._is_undeclared(name):
+        if any(name == own for own in self._projecting) or not await self._undeclared.has(name):
             return await self._named(name).desk.drop_former(reason, principal)
-        builds = await self._views.builds(name)
-        for build in builds:
-            now = self._clock.now()
-            decision = ProjectionDecision(
-                name, "drop", now, build.version, reason=reason, principal=principal
-            )
-            await self._views.drop(name, build.number, decision)
-        return builds
-
-    async def _is_undeclared(self, name: str) -> bool:
-        others = [*await self._views.undeclared(), *await undeclared_sinks(self._views)]
-        return any(name == each for each in others)
+        return await self._undeclared.drop(name, reason, principal)
 
     async def parked(
         self,

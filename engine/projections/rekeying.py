@@ -36,8 +36,8 @@ class Rekeying:
         self._projector = projector
         self._scope = Scope(projector.definition, registry, limits)
 
-    async def run(self) -> None:
-        """Write the new keys."""
+    async def run(self) -> bool:
+        """Write the new keys; tell whether there are any."""
         projector, name = self._projector, self._projector.definition.name
         await projector.make_sure()
         changed: list[Parked] = []
@@ -50,6 +50,7 @@ class Rekeying:
             at = await self._views.checkpoint(projector.part)
             await self._views.write(Changes(projector.part, at, at, {}, tuple(changed)))
             projector.parking.begin(await self._views.parked_keys(projector.part))
+        return bool(changed)
 
     async def _changed(self, page: Sequence[Parked]) -> Sequence[Parked]:
         changed: list[Parked] = []

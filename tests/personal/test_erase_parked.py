@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from engine import Delivery, Engine, Meta, Projection, Reactor, Sink, reacts
 from engine.model.projection import slice_of
 from tests.personal.badges import badged, having
 from tests.personal.hotel import NAME, OTHER, Register, Registered
+from tests.support.waiting import until
 
 
 def name_of(event: Registered, meta: Meta) -> str:
@@ -125,3 +127,104 @@ async def test_two_slices_never_have_one_key_for_those_who_were_erased(
         assert (await engine.projections.retry("sliced")).released == 2
 
         assert engine.statistics().projectors["sliced"].parked == 0
+
+
+async def test_what_a_program_does_not_declare_has_parked_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    monkeypatch.setattr(Letters, "sent", [])
+    async with badged(store, Letters, Welcome) as engine:
+        await engine.execute(Register("a", NAME))
+        await parked(engine, "letters", 1)
+        await parked(engine, "welcome", 1)
+    async with badged(store) as engine, asyncio.timeout(30):
+        assert (await engine.personal.erase("guest:a", timeout=0)).finished is None
+        await until(lambda: "parked events of letters, welcome, which" in caplog.text)
+        waiting = await engine.personal.erase("guest:b", timeout=0.1)
+        assert (waiting.finished, waiting.waits_for) == (None, ("letters", "welcome"))
+
+    async with badged(store, Letters, Welcome) as engine, asyncio.timeout(30):
+        while None in [erasure.finished for erasure in await engine.personal.erasures()]:
+            await asyncio.sleep(0.01)
+        assert having(tmp_path, NAME) == []
+        monkeypatch.setattr(Letters, "is_away", False)
+        for name in ("letters", "welcome"):
+            assert (await engine.projections.retry(name)).released == 1
+    assert Letters.sent == [1]
+
+
+async def test_what_nobody_declares_any_more_can_be_dropped_with_what_it_has_parked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reactor then goes on where it stood, if it is declared again."""
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with badged(store, Letters, Welcome) as engine:
+        for guest in "ab":
+            await engine.execute(Register(guest, NAME))
+        await parked(engine, "letters", 2)
+        await parked(engine, "welcome", 2)
+    async with badged(store) as engine, asyncio.timeout(30):
+        assert (await engine.personal.erase("guest:a", timeout=0)).finished is None
+        await until(lambda: "which this program does not declare" in caplog.text)
+        for name in ("letters", "welcome"):
+            assert await engine.projections.drop(name, reason="it is no more", principal="ann")
+        assert (await engine.personal.erase("guest:b", timeout=20)).waits_for == ()
+        assert None not in [erasure.finished for erasure in await engine.personal.erasures()]
+    assert having(tmp_path, NAME) == []
+    assert (
+        "reactor welcome, which this program does not declare, is dropped by ann: 2 events that "
+        "it has parked are lost" in caplog.text
+    )
+
+    monkeypatch.setattr(Letters, "is_away", False)
+    async with badged(store, Welcome) as engine, asyncio.timeout(30):
+        position = (await engine.execute(Register("c", OTHER))).position
+        await until(lambda: engine.statistics().projectors["welcome"].position >= position)
+        assert await engine.projections.parked("welcome") == []
+        book = await engine.projections.decisions("welcome")
+        assert [(d.kind, d.position) for d in book] == [
+            ("begin", 0),
+            ("begin", 2),
+            ("drop", None),
+        ]
+
+
+async def test_what_was_parked_stands_under_no_person_though_the_sequence_was_taken_away(
+    tmp_path: Path,
+) -> None:
+    class Plain(Letters, name="letters", version=1, on_poison="park"):
+        pass
+
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with badged(store, Letters) as engine:
+        await engine.execute(Register("a", NAME))
+        await parked(engine, "letters", 1)
+    async with badged(store, Plain) as engine:
+        assert (await engine.personal.erase("guest:a", timeout=20)).finished is not None
+        assert having(tmp_path, NAME) == []
+
+
+async def test_views_of_before_an_erasure_that_are_put_back_lose_their_parked_keys(
+    tmp_path: Path,
+) -> None:
+    store, copy = f"sqlite:{tmp_path / 'log.db'}", tmp_path / "copy"
+    copy.mkdir()
+    async with badged(store, Letters) as engine:
+        await engine.execute(Register("a", NAME))
+        await parked(engine, "letters", 1)
+    for file in tmp_path.glob("log.views.db*"):
+        shutil.copy(file, copy)
+    async with badged(store, Letters) as engine:
+        await engine.personal.erase("guest:a")
+    for file in tmp_path.glob("log.views.db*"):
+        file.unlink()
+    for file in copy.iterdir():
+        shutil.move(file, tmp_path)
+    copy.rmdir()
+    assert having(tmp_path, NAME)
+
+    async with badged(store, Letters) as engine, asyncio.timeout(30):
+        while NAME in [each.key for each in await engine.projections.parked("letters")]:
+            await asyncio.sleep(0.01)
+    assert having(tmp_path, NAME) == []
