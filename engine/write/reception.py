@@ -74,6 +74,7 @@ class Reception:
         self._check_usable = check_usable
         self._routes = _routes(kinds)
         _add_joint(self._routes, kinds, decisions)
+        self._kinds = frozenset(kind.definition.kind for kind in kinds)
         self._intake = intake
         self._directory = directory
         self._failpoint = ports.failpoint
@@ -123,10 +124,10 @@ class Reception:
         loop = self._check_usable()
         envelope, seconds = self.checked(envelope)
         fingerprint = None if envelope.key is None else _fingerprint(envelope.command)
-        handler = self._routes[type(envelope.command)].handler
+        route = self._routes[type(envelope.command)]
         if envelope.expected is not None:
-            _check_expected(envelope, handler)
-        return Mail(envelope, handler, loop.create_future(), fingerprint, seconds)
+            self._check_expected(envelope, route)
+        return Mail(envelope, route.handler, loop.create_future(), fingerprint, seconds)
 
     def fire(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> Mail:
         """Post the command of a timer, which nobody is asked about any more; give its mail.
@@ -161,7 +162,7 @@ class Reception:
         command = envelope.command
         route = self._routes[type(command)]
         if envelope.expected is not None:
-            _check_expected(envelope, route.handler)
+            self._check_expected(envelope, route)
         for _, aggregate_id in self._named(command, route):
             check_id(as_id(aggregate_id))
         return envelope, seconds
@@ -236,6 +237,36 @@ class Reception:
         """Post mail that the gate has let in; the engine may have stopped meanwhile."""
         self._check_usable()
         return self.submit(mail)
+
+    def _check_expected(self, envelope: Envelope, route: _Route) -> None:
+        """Raise UsageError where it is not said which aggregate's version is expected, or too much.
+
+        A former receipt may have streams of others. What is compared with nothing is a slip.
+        """
+        expected, command = envelope.expected, envelope.command
+        name, is_joint = type(command).__name__, isinstance(route.handler, JointHandler)
+        if not is_joint and not isinstance(expected, Mapping):
+            return
+        if not is_joint:
+            raise UsageError(
+                f"{name} is decided by one aggregate: give expected= its version, as a whole "
+                f"number. Nothing was run."
+            )
+        if not isinstance(expected, Mapping):
+            raise UsageError(
+                f"{name} is decided by several aggregates: give expected= by stream, as "
+                f'{{"account:a-1": 3}}, or the `versions` of a former receipt. Nothing was run.'
+            )
+        named = self._named(command, route)
+        streams = {f"{kind.definition.kind}:{as_id(each)}" for kind, each in named}
+        kinds = self._kinds
+        for stream in expected:
+            if stream.partition(":")[0] not in kinds or streams.isdisjoint(expected):
+                raise UsageError(
+                    f"expected= names {stream!a:.60}, and {name} is about "
+                    f"{', '.join(sorted(streams))!a:.200}: give the version of one of these, by "
+                    f"its stream. Nothing was run."
+                )
 
     def _named(self, command: Command, route: _Route) -> Sequence[tuple[Kind[Actor], object]]:
         """Give kind and id of each aggregate that a command names; InvalidInput for how many."""
@@ -322,22 +353,6 @@ def _add_joint(
         _check_resources(own[0], handler)
         deadlines = [k.definition.deadline for k in own if k.definition.deadline is not None]
         routes[command] = _Route(own[0], handler, min(deadlines, default=None), own)
-
-
-def _check_expected(envelope: Envelope, handler: CommandHandler) -> None:
-    """Raise UsageError where it is not said which aggregate's version is expected, or too much."""
-    name, is_joint = type(envelope.command).__name__, isinstance(handler, JointHandler)
-    if is_joint == isinstance(envelope.expected, Mapping):
-        return
-    if is_joint:
-        raise UsageError(
-            f"{name} is decided by several aggregates: give expected= by stream, as "
-            f'{{"account:a-1": 3}}, or the `versions` of a former receipt. Nothing was run.'
-        )
-    raise UsageError(
-        f"{name} is decided by one aggregate: give expected= its version, as a whole number. "
-        f"Nothing was run."
-    )
 
 
 def _routes(kinds: Sequence[Kind[Actor]]) -> dict[type[Command], _Route]:

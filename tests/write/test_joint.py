@@ -166,6 +166,9 @@ async def test_expected_is_said_by_stream(engine: Engine) -> None:
         (Deposit("a", 1), {"account:a": 0}, "decided by one aggregate"),
         (Transfer("a", "b", 1), {"account:a": -1}, "expected"),
         (Transfer("a", "b", 1), {5: 1}, "a stream"),
+        (Transfer("a", "b", 1), {"account:a": 0, "acount:b": 0}, "names 'acount:b'"),
+        (Transfer("a", "b", 1), {"account:c": 0}, "names 'account:c'"),
+        (Transfer("a", "b", 1), {"b": 0}, "is about 'account:a, account:b'"),
     ],
 )
 async def test_expected_in_another_form_is_refused(command: Any, expected: Any, why: str) -> None:
