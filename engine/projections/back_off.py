@@ -40,7 +40,7 @@ class BackOff:
         and can be begun again."""
         self.failures = 0
         """In a row."""
-        self.counted = 0
+        self._counted = 0
         """Those of them that are not waited for however long they last."""
         self.retries = 0
         """Since the start."""
@@ -49,26 +49,21 @@ class BackOff:
         self._is_told = False
         """Whether it was logged that it goes on trying."""
 
-    def goes_on(self, cause: Exception) -> bool:
-        """Tell whether to try again, however often that has failed.
+    def again(
+        self, cause: Exception, position: int, *, most: int, blames_event: bool
+    ) -> float | None:
+        """Note a failure at a checkpoint; give how many seconds to wait before the next try.
 
-        A store or a broker says that it will do it when its surroundings let it: then no event is
-        to blame, and nobody has to tell the projector that it may go on.
+        Gives None where it was tried often enough: more than `most` times, unless a store or a
+        broker says that it will do it when its surroundings let it. Then no event is to blame, and
+        nobody has to tell the projector that it may go on. The first `most` failures are logged,
+        and the next one as what it will wait for.
         """
-        if not self.waits_for_the_store or not isinstance(cause, StoreFailed | BrokerFailed):
-            return False
-        return cause.passes
-
-    def count(self, *, is_waited_for: bool) -> None:
-        """Note that something has failed."""
         self.failures += 1
-        self.counted += not is_waited_for
-
-    def again(self, cause: Exception, position: int, *, told_max: int) -> float:
-        """Note a failure at a checkpoint; give how many seconds to wait for.
-
-        The first `told_max` are logged, and the next one as what it will wait for.
-        """
+        if blames_event or not self._is_waited_for(cause):
+            self._counted += 1
+            if self._counted > most:
+                return None
         self.retries += 1
         self.failure = ProjectionFailure(position, "", "", traceback_text(cause))
         seconds = SECONDS * 2.0 ** min(max(0, self.failures - 1), _DOUBLINGS_MAX)
@@ -76,12 +71,12 @@ class BackOff:
         what = type(cause).__name__
         if isinstance(cause, BrokerFailed):
             # Its text is the engine's own: it quotes nobody.
-            told_max, what = min(told_max, BROKER_TOLD_MAX), f"{what} ({cause})"
+            most, what = min(most, BROKER_TOLD_MAX), f"{what} ({cause})"
         elif shows_messages(self._logger) and not isinstance(cause, StoreFailed):
             # Of the host's own, as "the mail server is down"; a database's may quote a row.
             text = text_of(cause).partition("\n")[0][:TEXT_MAX]
             what = f"{what} ({text})" if text else what
-        if self.failures <= told_max:
+        if self.failures <= most:
             self._logger.warning(
                 "projection %s failed with %s and tries again in %.2f s",
                 self._projection,
@@ -101,9 +96,13 @@ class BackOff:
             )
         return seconds
 
+    def _is_waited_for(self, cause: Exception) -> bool:
+        by_itself = isinstance(cause, StoreFailed | BrokerFailed) and cause.passes
+        return by_itself and self.waits_for_the_store
+
     def over(self, position: int) -> None:
         """Note that something was written."""
-        self.failures = self.counted = 0
+        self.failures = self._counted = 0
         self.failure = None
         if self._is_told:
             self._is_told = False
@@ -113,5 +112,5 @@ class BackOff:
 
     def forget(self) -> None:
         """Begin to count anew: somebody wants it to go on, or it has stopped."""
-        self.failures = self.counted = 0
+        self.failures = self._counted = 0
         self.failure = None

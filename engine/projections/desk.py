@@ -197,7 +197,7 @@ class ProjectionDesk:
                 )
                 for projector in serving:
                     await projector.ask(projector.reopen)
-                    projector.failure = None
+                    projector.failures.current = None
             finally:
                 self._runner.resets += 1
 

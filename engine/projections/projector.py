@@ -20,9 +20,8 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
-from ..errors import RowRefused, StoreFailed, StoreRefused
 from ..limits import Limits
 from ..log.bus import Subscription
 from ..log.follower import Follower
@@ -31,40 +30,33 @@ from ..model.projection import ProjectionDefinition
 from ..model.stored import StoredEvent
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
-from ..runtime.safely import shows_messages
-from ..runtime.tracebacks import traceback_text
-from ..statistics import Histogram, ProjectionFailure, ProjectorState, ProjectorStatistics
-from ..stores.contract.views import Changes, Checkpoint, Parked, Part, what_of
-from ..telemetry import Observer, ProjectionBegan
+from ..statistics import ProjectionFailure, ProjectorState, ProjectorStatistics
+from ..stores.contract.views import Changes, Checkpoint, Parked, Part
+from ..telemetry import Observer
 from .arrivals import Arrivals
 from .back_off import BackOff
 from .calls import Calls
-from .parking import Parking
+from .failures import Failed, Failures, Poisoned
+from .meter import Measured, Meter
+from .narrowing import Narrowing
 from .targets.courier import Abandoned
 from .targets.rows import Prepared, Target
-from .writes import NotTaken, Writes
+from .writes import Writes
 
 __all__ = ["ENDED", "Projector"]
 
 T = TypeVar("T")
 
-Failed: TypeAlias = Callable[[Part, ProjectionFailure | None], Awaitable[None]]
 ENDED: Final = frozenset(("stopped", "paused", "closed"))
 """States in which a projector gets no further by itself."""
-NARROW: Final = 8
-"""Into so many batches one is divided whose rows the database refuses."""
 GIVE_WAY: Final = 4.0
 REST_SECONDS_MAX: Final = 0.5
 """How long a build beside the one that serves rests after a batch while commands are at work, in
 times that the batch took: they share one interpreter. A long one has waited for a disk."""
 
 
-class _Poisoned(Exception):
-    """An event could not be folded; its cause is in `__cause__`."""
-
-    def __init__(self, stored: StoredEvent) -> None:
-        super().__init__(stored.position)
-        self.stored = stored
+def _to_nobody(*_: object) -> None:
+    """Tell nobody."""
 
 
 class Projector:
@@ -80,13 +72,13 @@ class Projector:
         limits: Limits,
         ports: Ports,
         logger: logging.Logger,
-        end_of_log: Callable[[], int] | None = None,
+        end_of_log: Callable[[], int],
+        failed: Failed,
         watch: Observer | None = None,
-        written: Callable[[Part, Changes | None], None] | None = None,
-        moved: Callable[[], None] | None = None,
-        failed: Failed | None = None,
+        written: Callable[[Part, Changes | None], None] = _to_nobody,
+        moved: Callable[[], None] = _to_nobody,
         paused: bool = False,
-        is_busy: Callable[[], bool] | None = None,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take what to keep and where it goes.
 
@@ -95,24 +87,23 @@ class Projector:
         has stopped it, and with None when it goes on.
         """
         self.part = part
-        self.failure: ProjectionFailure | None = None
-        """Why it is stopped, if it is."""
         self._work = work
+        self.parking = work.parking
+        """What is parked; to be looked at only."""
         self._follower = Follower(subscription, LogReader(store, limits))
         self._store = store
-        self._subscription = subscription
+        self.subscription = subscription
+        """Where it hears of new events."""
         self._limits = limits
         self._ports = ports
         self._logger = logger
         self._end_of_log = end_of_log
-        self._watch = watch
         self._written = written
         self._moved = moved
         self._is_busy = is_busy
         self.gives_way = False
         """Whether it rests between its batches while commands are at work: a build nobody asks."""
-        self._failed = failed
-        self._failure_told: ProjectionFailure | None = None
+        self.failures = Failures(part, logger, failed)
         self._state: ProjectorState = "catching-up"
         """Also where it is to rest from the beginning, until it knows where the views stand."""
         self._checkpoint = Checkpoint()
@@ -121,10 +112,7 @@ class Projector:
         """Where they will, when what is on its way is written."""
         self._writes = Writes(subscription.wake)
         """The batches on their way; the next one is folded meanwhile."""
-        self._events_max = limits.projector_events
-        """Of one batch: fewer while an event is looked for whose rows the database refuses."""
-        self._suspect = 0
-        """Up to this position."""
+        self._narrowing = Narrowing(work.refused, limits.projector_events)
         self._opened = False
         self._stopping = False
         self._paused = paused
@@ -136,11 +124,7 @@ class Projector:
         knows what it has left in memory, and what of it is written."""
         self._arrivals = Arrivals()
         self.back_off = BackOff(part.definition.name, logger)
-        self._pages = 0
-        self._oldest: int | None = None
-        """When the first event that is not written yet was recorded."""
-        self._batch_seconds = Histogram.of_seconds()
-        self._batch_events = Histogram.of_sizes()
+        self._meter = Meter(part.definition.name, watch, ports.stopwatch)
 
     @property
     def definition(self) -> ProjectionDefinition:
@@ -159,48 +143,39 @@ class Projector:
         return self._checkpoint.position
 
     @property
+    def failure(self) -> ProjectionFailure | None:
+        """Why it is stopped, if it is."""
+        return self.failures.current
+
+    @property
     def retrying(self) -> ProjectionFailure | None:
         """What it tries again, if it does."""
         return self.back_off.failure
 
-    @property
-    def subscription(self) -> Subscription:
-        """Where it hears of new events."""
-        return self._subscription
-
-    @property
-    def parking(self) -> Parking:
-        """What is parked; to be looked at only."""
-        return self._work.parking
-
     def statistics(self) -> ProjectorStatistics:
         """Give the numbers as they are now; called from any thread."""
-        lag = None if self._end_of_log is None else max(0, self._end_of_log() - self.position)
+        lag = max(0, self._end_of_log() - self.position)
+        now = self._ports.clock.now()
         return ProjectorStatistics(
             name=self.definition.name,
             state=self.state,
             position=self.position,
             lag_events=lag,
-            lag_seconds=0.0 if lag == 0 else self._age_of_oldest(),
+            lag_seconds=self._meter.age(now, self.subscription.oldest) if lag else 0.0,
             events=self._work.events,
             transactions=self._writes.transactions,
-            batch_seconds=self._batch_seconds.copy(),
-            batch_events=self._batch_events.copy(),
-            pages=self._pages,
+            batch_seconds=self._meter.seconds.copy(),
+            batch_events=self._meter.events.copy(),
+            pages=self._meter.pages,
             fetches=self._work.fetches,
             rows=self._work.rows,
-            bus=self._subscription.statistics(),
+            bus=self.subscription.statistics(),
             failure=self.failure,
             retries=self.back_off.retries,
             retrying=self.retrying,
             parked=self._work.parking.count,
             reactions=self._work.reactions,
         )
-
-    def _age_of_oldest(self) -> float | None:
-        """Give the age in seconds of the first event that is not in the views, if it was seen."""
-        oldest = self._oldest or self._subscription.oldest
-        return None if oldest is None else max(0, self._ports.clock.now() - oldest) / 1e6
 
     async def run(self) -> None:
         """Follow the log until `stop`."""
@@ -211,10 +186,10 @@ class Projector:
                 except Exception as error:
                     self._sure = False
                     await self._writes.give_up()
-                    if self._narrow(error) or await self._try_again(error):
+                    if self._narrowing.begin(error) or await self._try_again(error):
                         continue
                     self._fail(error)
-                    await self._tell_failure()
+                    await self.failures.tell()
                 await self._rest()
         finally:
             self._writes.cancel()
@@ -235,7 +210,7 @@ class Projector:
 
     def _interrupt(self) -> None:
         """Let it look at what is to be done, wherever it waits."""
-        self._subscription.wake()
+        self.subscription.wake()
         self._arrivals.hurry()
         self._resumed.set()
 
@@ -243,7 +218,7 @@ class Projector:
         """Go on from the checkpoint; nothing happens if it is neither stopped nor paused."""
         self._paused = False
         if self._state in ("stopped", "paused"):
-            self.failure = None
+            self.failures.current = None
             self.back_off.forget()
             self._work.patience = True
             self._work.refused.clear()
@@ -269,7 +244,7 @@ class Projector:
             if self._state == "stopped":
                 self.resume()
             else:
-                self.failure = None
+                self.failures.current = None
 
     async def wait_for(self, position: int, deadline: float | None) -> bool:
         """Return whether queries see the event at this position, as soon as that is known.
@@ -302,7 +277,7 @@ class Projector:
         self._enter("catching-up")
         self._follower.begin()
         await self.reopen()
-        await self._tell_failure()
+        await self.failures.tell()
 
     async def _follow(self) -> None:
         while True:
@@ -318,10 +293,11 @@ class Projector:
             assert events[0].position == self._ahead.position + 1, "events come without a hole"
             done = 0
             while done < len(events):
-                self._oldest = self._oldest or events[done].recorded
+                self._meter.saw(events[done])
                 begin = self._ports.stopwatch()
-                done += await self._project(events[done : done + self._batch_max()])
-                if self.gives_way and self._is_busy is not None and self._is_busy():
+                most = self._narrowing.events_max(self._ahead.position)
+                done += await self._project(events[done : done + most])
+                if self.gives_way and self._is_busy():
                     await self._give_way(self._ports.stopwatch() - begin)
                 if self._stopping:
                     await self._writes.settle()
@@ -332,7 +308,7 @@ class Projector:
 
         Gives nothing where something else is to be done first.
         """
-        bus = self._subscription
+        bus = self.subscription
         while not (self._stopping or self._paused or self._calls):
             while self._writes.first_is_done:
                 await self._writes.settle(len(self._writes) - 1)
@@ -349,7 +325,7 @@ class Projector:
                 self._enter("live")
                 await bus.wait()
                 continue
-            self._pages += 1
+            self._meter.pages += 1
             page = await self._follower.read(self._ahead.position)
             if page:
                 self._enter("catching-up")
@@ -375,83 +351,49 @@ class Projector:
         Gives how many events. It is folded on `_ahead`, where memory stands: the checkpoint is up
         to `_writes_left` batches behind, and `reopen` goes back to it where a write fails.
         """
-        watch, begin, name = self._watch, self._ports.stopwatch(), self.definition.name
-        seen = None if watch is None else watch.begin(ProjectionBegan(name, tuple(events)))
+        batch = self._meter.begin(events)
         try:
             prepared = await self._work.prepare(events, self._ahead)
             await self._writes.settle(self._writes_left())
         except BaseException as error:
-            if watch is not None:
-                watch.end(seen, error)
+            batch.end(error)
             raise
         if (changes := prepared.changes) is not None:
             self._ahead = changes.after
-            note = partial(self._note, prepared, changes, seen, begin)
+            note = partial(self._note, prepared, changes, batch)
             # Asked for here, so that the order of the batches is that of their writes.
             write = self._work.write(changes)
-            self._writes.add(changes, write, note, partial(self._not_written, seen))
-        elif watch is not None:
-            watch.end(seen, prepared.poison)
+            self._writes.add(changes, write, note, batch.end)
+        else:
+            batch.end(prepared.poison)
         if prepared.poison is not None:
             await self._writes.settle()  # so that the checkpoint is right before the poison
-            raise _Poisoned(events[prepared.count]) from prepared.poison
+            raise Poisoned(events[prepared.count]) from prepared.poison
         assert prepared.count, "a batch gets on by one event at least, or fails"
         return prepared.count
-
-    def _batch_max(self) -> int:
-        """Give how many events the next batch has at most."""
-        if self._suspect and self._ahead.position >= self._suspect:
-            self._suspect, self._events_max = 0, self._limits.projector_events
-            self._work.refused.clear()
-        return self._events_max
-
-    def _narrow(self, error: Exception) -> bool:
-        """Fold fewer at once where the database has refused rows, until one event is to blame.
-
-        That one fails from then on as if its handler had. Tells whether there is more to do.
-        """
-        if not isinstance(error, NotTaken):
-            return False
-        count = error.last - error.first + 1
-        self._suspect, self._events_max = error.last, max(1, count // NARROW)
-        if count == 1:
-            assert isinstance(error.__cause__, RowRefused)
-            self._work.refused[error.first] = error.__cause__
-        return True
 
     def _writes_left(self) -> int:
         """Give how many batches may be on their way when another is.
 
         One who follows has none: what waits meanwhile on the bus becomes a larger batch.
         """
-        catching_up = self._state == "catching-up" and not (self.gives_way or self._suspect)
+        one_by_one = self.gives_way or self._narrowing.is_under_way
+        catching_up = self._state == "catching-up" and not one_by_one
         return self._work.writes_max - 1 if catching_up else 0
 
-    def _note(self, prepared: Prepared, changes: Changes, seen: Any, begin: float) -> None:
+    def _note(self, prepared: Prepared, changes: Changes, batch: Measured) -> None:
         """Go on behind a batch that is written."""
         self._checkpoint = changes.after
-        self._oldest = None
         self.back_off.over(self.position)
         self._work.patience = True
-        seconds = self._ports.stopwatch() - begin
-        self._batch_seconds.record(seconds)
-        self._batch_events.record(prepared.count)
-        if self._watch is not None:
-            facts = {"projected_events": prepared.count, "position": self.position}
-            self._watch.end(seen, prepared.poison, seconds=seconds, **facts)
+        batch.written(prepared.count, self.position, prepared.poison)
         self.parking.tell(changes.parked, self.definition.name, self._logger)
         self._tell_written(changes)
 
-    def _not_written(self, seen: Any, error: BaseException) -> None:
-        if self._watch is not None:
-            self._watch.end(seen, error)
-
     def _tell_written(self, changes: Changes) -> None:
         self._answer_waiting()
-        if self._written is not None:
-            self._written(self.part, changes)
-        if self._moved is not None:
-            self._moved()
+        self._written(self.part, changes)
+        self._moved()
 
     async def reopen(self) -> None:
         """Stand where the views say, with nothing in memory; to be asked for."""
@@ -471,8 +413,7 @@ class Projector:
 
     def announce(self) -> None:
         """Say that anything that queries see of it may have changed."""
-        if self._written is not None:
-            self._written(self.part, None)
+        self._written(self.part, None)
 
     async def read(self, position: int) -> StoredEvent:
         """Give an event of the log. Raises Damaged."""
@@ -498,8 +439,7 @@ class Projector:
         self._state = state
         if state in ENDED:
             self._answer_waiting()
-        if self._moved is not None:
-            self._moved()
+        self._moved()
 
     def _answer_waiting(self) -> None:
         self._arrivals.answer(self.position, ended=self._state in ENDED)
@@ -517,7 +457,7 @@ class Projector:
 
     async def _try_again(self, error: Exception) -> bool:
         """Wait a little after a failure that may pass; tell whether to try again."""
-        is_poisoned = isinstance(error, _Poisoned)
+        is_poisoned = isinstance(error, Poisoned)
         cause = error.__cause__ if is_poisoned else error
         assert isinstance(cause, Exception)
         if not self._work.may_pass(cause):
@@ -526,15 +466,13 @@ class Projector:
             # To end, and to try nothing before. Whoever tells it to may wait for what is asked.
             await self._wait(None)
             return True
-        most, goes_on = self._work.retries, not is_poisoned and self.back_off.goes_on(cause)
-        self.back_off.count(is_waited_for=goes_on)
-        if self.back_off.counted > most and not goes_on:
-            if is_poisoned and self._work.patience:
-                # Once more: now it is parked, where it may be, or stops the projector.
-                self._work.patience = False
-                return True
-            return False
-        seconds = self.back_off.again(cause, self.position, told_max=most)
+        seconds = self.back_off.again(
+            cause, self.position, most=self._work.retries, blames_event=is_poisoned
+        )
+        if seconds is None:
+            # Once more: now the event is parked, where it may be, or stops the projector.
+            again, self._work.patience = is_poisoned and self._work.patience, False
+            return again
         self._enter("paused" if self._paused else "retrying")
         self._follower.leave()
         await self._wait(asyncio.get_running_loop().time() + seconds)
@@ -556,35 +494,7 @@ class Projector:
         """Stop and say so, until it is resumed."""
         self._work.patience = True
         self.back_off.forget()
-        if isinstance(error, _Poisoned):
-            stored, cause = error.stored, error.__cause__
-            self._oldest = stored.recorded
-            assert isinstance(cause, Exception)
-            what = what_of(stored.name, stored.event_version)
-            failure = ProjectionFailure(stored.position, what, stored.stream, traceback_text(cause))
-        else:
-            cause = error
-            failure = ProjectionFailure(self.position, "", "", traceback_text(error))
-        self.failure = failure
+        if isinstance(error, Poisoned):
+            self._meter.oldest = error.stored.recorded
+        self.failures.stop(error, self.position)
         self._enter("stopped")
-        self._logger.error(
-            "projection %s stopped at position %d (%s): its views stay at %d until it is mended "
-            "and resumed; everything else goes on\n%s",
-            self.definition.name,
-            failure.position,
-            f"{failure.event} of {failure.stream}" if failure.event else "no event is to blame",
-            self.position,
-            traceback_text(cause, messages=shows_messages(self._logger)),
-        )
-
-    async def _tell_failure(self) -> None:
-        """Tell others why it is stopped, or that it goes on, as far as that can be done."""
-        failure = self.failure
-        if self._failed is None or failure is self._failure_told:
-            return
-        try:
-            await self._failed(self.part, failure)
-            self._failure_told = failure
-        except (StoreFailed, StoreRefused) as error:
-            # It is in the log of this process, and what is to be told may be the cause itself.
-            self._logger.warning("the state of a projection could not be noted: %s", error)

@@ -218,7 +218,6 @@ def test_functions_are_short() -> None:
 
 # Aim for 400 lines. What is longer than 500 stands here with its length, which may only shrink.
 LONG_FILES = {
-    "projections.projector": 590,
     "stores.sqlite.views.store": 537,
 }
 

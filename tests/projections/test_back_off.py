@@ -191,4 +191,4 @@ def test_waits_have_a_bound_however_often_it_fails(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(back_off, "SECONDS_MAX", 5.0)
     waits = BackOff("sums", logging.getLogger("nobody"))
     waits.failures = 100_000
-    assert waits.again(OSError("gone"), 7, told_max=5) == 5.0
+    assert waits.again(OSError("gone"), 7, most=5, blames_event=False) == 5.0

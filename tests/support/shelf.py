@@ -265,6 +265,8 @@ class Wired:
             limits=self.limits,
             ports=self.ports,
             logger=LOGGER,
+            end_of_log=lambda: len(self.log.events),
+            failed=self.views.note_failure,
         )
 
     async def replace(self, projection: type[Projection]) -> None:
