@@ -124,16 +124,16 @@ class Portal:
         """Take an engine, or the function that makes one; start nothing yet."""
         self._make: Callable[[], PortalEngine] | None = None
         self._made: PortalEngine | None = None
-        given: Any = engine
-        if isinstance(given, type) or not (hasattr(given, "usable_loop") or callable(given)):
+        is_class = isinstance(engine, type)
+        if hasattr(engine, "usable_loop") and not is_class:
+            self._made = cast("PortalEngine", engine)
+        elif callable(engine) and not is_class:
+            self._make = engine
+        else:
             raise UsageError(
                 f"Portal(...) takes an engine, or the function that makes one, as "
-                f"Portal(make_engine), and not {given!r:.60}"
+                f"Portal(make_engine), and not {engine!r:.60}"
             )
-        if hasattr(given, "usable_loop"):
-            self._made = given
-        else:
-            self._make = given
         self._opening = in_turn()
         self._failures: list[Exception] = []
         """Why the last start failed; a new list for each, so that who waited for it knows."""
