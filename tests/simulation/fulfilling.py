@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from random import Random
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -38,16 +38,8 @@ from engine import (
     when_rejected,
 )
 from engine.limits import Limits
-from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.lives import STEPS_MAX
-from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import simulated_ports
-from engine.testing.simulation.schedule import draw_schedule
 
-from .story import Story
-from .swarm import draw_swarm
-from .world import live, simulated_disk
+from .small_world import SmallLife, SmallWorld, sent_together
 
 __all__ = ["Told", "run_seed"]
 
@@ -274,26 +266,21 @@ class Told(msgspec.Struct):
     ends: Counter[str]
 
 
-class _Life:
+class _Life(SmallLife):
     """One life: an engine, and its clients."""
 
-    def __init__(
-        self, answers: dict[str, Any], disk: Disk, random: Random, loop: Any, *, quiet: bool
-    ) -> None:
+    def __init__(self, answers: dict[str, Any], *given: Any, quiet: bool) -> None:
+        super().__init__(*given, quiet=quiet)
         self._answers = answers
-        self._disk = disk
-        self._random = random
-        self._loop: SimulatedLoop = loop
-        self.quiet = quiet
 
     def where(self) -> str:
         return f"{len(self._answers)} orders were sent"
 
     async def main(self) -> None:
-        loop, random = self._loop, self._random
+        random = self._random
         engine = Engine(
             [Order, Item, Card, Fulfilment],
-            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            store=self.store,
             limits=Limits(
                 resident_aggregates=random.choice((2, 100)),
                 batch_events=random.choice((1, 4, 4_096)),
@@ -302,15 +289,12 @@ class _Life:
                 control_poll_ms=0,
             ),
             logger=_SILENT,
-            ports=simulated_ports(self._disk, loop, random),
+            ports=self.ports(),
         )
         async with engine:
             orders = [f"o{number}" for number in range(_ORDERS)]
             wanted = [order for order in orders if self._is_wanted(order)]
-            sendings = [asyncio.ensure_future(self._send(engine, order)) for order in wanted]
-            if sendings:
-                await asyncio.wait(sendings)
-                [sending.result() for sending in sendings]
+            await sent_together(self._send(engine, order) for order in wanted)
             if not self.quiet:
                 await asyncio.sleep(random.expovariate(1 / 0.3))
             while self.quiet and not _is_over(engine):
@@ -341,31 +325,14 @@ def _is_over(engine: Engine) -> bool:
 
 def run_seed(seed: int) -> Told:
     """Live through a seed; give what became of it, judged."""
-    random = Random(seed)
-    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
-    story = Story(seed, swarm)
+    world = SmallWorld(seed)
     answers: dict[str, Any] = {}
-    with simulated_disk(random, swarm) as disk:
-        for life in range(_LIVES + 1):
-            quiet = life == _LIVES
-            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
-            disk.write_failures = disk.sync_failures = 0.0
-            if not quiet:
-                disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                disk.crash_at = random.randrange(1, 400)
-                disk.only_killed = random.random() < 0.5
-            made: Any = _Life(answers, disk, random, loop, quiet=quiet)
-            live(story, disk, loop, made)
-            if story.problems:
-                break
-            if not quiet:
-                disk.restart()
-        problems, ends = list(story.problems), Counter[str]()
-        if not problems:
-            with SqliteLogReader(str(disk.folder / "log.db")) as log:
-                read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
-                problems = [*_judged(answers, read, ends)]
-    return Told(problems, story.crashes, story.digest, ends)
+    story, ends = world.story, Counter[str]()
+    with world.lived(partial(_Life, answers), lambda r: r.randrange(1, 400), crashes=_LIVES) as log:
+        if log is not None:
+            read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
+            story.problems += _judged(answers, read, ends)
+    return Told(story.problems, story.crashes, story.digest, ends)
 
 
 def _judged(answers: dict[str, Any], log: Any, ends: Counter[str]) -> Iterator[str]:

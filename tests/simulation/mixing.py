@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -33,16 +34,9 @@ from engine.model.stored import StoredEvent
 from engine.outside.claims import compare_claims
 from engine.outside.timers import compare_timers
 from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.lives import STEPS_MAX
-from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import simulated_ports
-from engine.testing.simulation.schedule import draw_schedule
 
-from .story import Story
-from .swarm import draw_swarm
+from .small_world import SmallLife, SmallWorld
 from .theatre import AGGREGATES, DECISIONS, PRICE, REACTORS, Deposit, Hold
-from .world import live, simulated_disk
 
 __all__ = ["Told", "run_seed"]
 
@@ -71,28 +65,23 @@ class Told(msgspec.Struct):
     """How many events of each name are in the log."""
 
 
-class _Life:
+class _Life(SmallLife):
     """One life: an engine, and its clients."""
 
-    def __init__(
-        self, calls: list[Call], disk: Disk, random: Random, loop: SimulatedLoop, *, quiet: bool
-    ) -> None:
+    def __init__(self, calls: list[Call], *given: Any, quiet: bool) -> None:
+        super().__init__(*given, quiet=quiet)
         self._calls = calls
-        self._disk = disk
-        self._random = random
-        self._loop = loop
-        self.quiet = quiet
 
     def where(self) -> str:
         return f"{sum(isinstance(call.answer, NotRun) for call in self._calls)} were not run"
 
     async def main(self) -> None:
-        loop, random = self._loop, self._random
+        random = self._random
         engine = Engine(
             AGGREGATES,
             projections=REACTORS,
             decisions=DECISIONS,
-            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            store=self.store,
             limits=Limits(
                 resident_aggregates=random.choice((4, 100)),
                 batch_events=random.choice((1, 4, 4_096)),
@@ -101,7 +90,7 @@ class _Life:
                 control_poll_ms=0,
             ),
             logger=_SILENT,
-            ports=simulated_ports(self._disk, loop, random),
+            ports=self.ports(),
         )
         async with engine:
             wanted = [c for c in self._calls if isinstance(c.answer, NotRun | OutcomeUnknown)]
@@ -110,6 +99,9 @@ class _Life:
                 await asyncio.sleep(random.choice((0.01, 0.2, 0.5)))
             while self.quiet and not _is_over(engine):
                 await asyncio.sleep(60.0)  # the wall clock may have gone back
+
+    def left(self) -> Iterable[str]:
+        return _left(str(self._disk.folder / "log.db"))
 
     async def _send(self, engine: Engine, call: Call) -> None:
         await asyncio.sleep(self._random.expovariate(1 / 0.05))
@@ -131,35 +123,21 @@ def _is_over(engine: Engine) -> bool:
 
 def run_seed(seed: int) -> Told:
     """Live through a seed; give what became of it, judged."""
-    random = Random(seed)
-    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
-    story = Story(seed, swarm)
-    calls = [*_calls(random)]
-    with simulated_disk(random, swarm) as disk:
-        for life in range(_LIVES + 1):
-            quiet = life == _LIVES
-            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
-            disk.write_failures = disk.sync_failures = 0.0
-            if not quiet:
-                disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                # An opening makes a hundred calls, and all that follows then some five hundred.
-                early = random.random() < 0.2
-                disk.crash_at = random.randrange(*((1, 100) if early else (100, 600)))
-                disk.only_killed = random.random() < 0.5
-            made: Any = _Life(calls, disk, random, loop, quiet=quiet)
-            live(story, disk, loop, made)
-            if story.problems:
-                break
-            if not quiet:
-                disk.restart()
-                story.problems += _left(str(disk.folder / "log.db"))
-        problems, found = list(story.problems), Counter[str]()
-        if not problems:
-            with SqliteLogReader(str(disk.folder / "log.db")) as log:
-                read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
-                found.update(stored.name for stored in read)
-                problems = [*_judged(calls, read), *_compared(log)]
-    return Told(problems, story.crashes, story.digest, found)
+    world = SmallWorld(seed)
+    calls = [*_calls(world.random)]
+    story, found = world.story, Counter[str]()
+    with world.lived(partial(_Life, calls), _crash_at, crashes=_LIVES) as log:
+        if log is not None:
+            read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
+            found.update(stored.name for stored in read)
+            story.problems += [*_judged(calls, read), *_compared(log)]
+    return Told(story.problems, story.crashes, story.digest, found)
+
+
+def _crash_at(random: Random) -> int:
+    # An opening makes a hundred calls, and all that follows then some five hundred.
+    early = random.random() < 0.2
+    return random.randrange(*((1, 100) if early else (100, 600)))
 
 
 def _calls(random: Random) -> Iterator[Call]:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from random import Random
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,16 +36,8 @@ from engine import (
     when_rejected,
 )
 from engine.limits import Limits
-from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.lives import STEPS_MAX
-from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import simulated_ports
-from engine.testing.simulation.schedule import draw_schedule
 
-from .story import Story
-from .swarm import draw_swarm
-from .world import live, simulated_disk
+from .small_world import SmallLife, SmallWorld, sent_together
 
 __all__ = ["Told", "run_seed"]
 
@@ -179,27 +171,22 @@ class Told(msgspec.Struct):
     cancelled: int
 
 
-class _Life:
+class _Life(SmallLife):
     """One life: an engine, and its clients."""
 
-    def __init__(
-        self, payments: list[Payment], disk: Disk, random: Random, loop: Any, *, quiet: bool
-    ) -> None:
+    def __init__(self, payments: list[Payment], *given: Any, quiet: bool) -> None:
+        super().__init__(*given, quiet=quiet)
         self._payments = payments
-        self._disk = disk
-        self._random = random
-        self._loop: SimulatedLoop = loop
-        self.quiet = quiet
 
     def where(self) -> str:
         return f"{sum(not payment.is_sent for payment in self._payments)} were not sent"
 
     async def main(self) -> None:
-        loop, random = self._loop, self._random
+        random = self._random
         engine = Engine(
             [Order, Depot],
             projections=[Shipping],
-            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            store=self.store,
             limits=Limits(
                 resident_aggregates=random.choice((2, 100)),
                 batch_events=random.choice((1, 4, 4_096)),
@@ -209,17 +196,14 @@ class _Life:
                 reactions_at_once=random.choice((1, 2, 100)),
             ),
             logger=_SILENT,
-            ports=simulated_ports(self._disk, loop, random),
+            ports=self.ports(),
         )
         async with engine:
-            sendings = [
-                asyncio.ensure_future(self._send(engine, payment))
+            await sent_together(
+                self._send(engine, payment)
                 for payment in self._payments
                 if not payment.is_sent and (self.quiet or random.random() < 0.5)
-            ]
-            if sendings:
-                await asyncio.wait(sendings)
-                [sending.result() for sending in sendings]
+            )
             if not self.quiet:
                 await asyncio.sleep(random.expovariate(1 / 0.05))
             while self.quiet and not _is_over(engine):
@@ -242,33 +226,19 @@ def _is_over(engine: Engine) -> bool:
 
 def run_seed(seed: int) -> Told:
     """Live through a seed; give what became of it, judged."""
-    random = Random(seed)
-    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
-    story = Story(seed, swarm)
+    world = SmallWorld(seed)
     payments = [
-        Payment(Pay(f"o{random.randrange(_ORDERS)}", number)) for number in range(_PAYMENTS)
+        Payment(Pay(f"o{world.random.randrange(_ORDERS)}", number)) for number in range(_PAYMENTS)
     ]
-    with simulated_disk(random, swarm) as disk:
-        for life in range(_LIVES + 1):
-            quiet = life == _LIVES
-            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
-            disk.write_failures = disk.sync_failures = 0.0
-            if not quiet:
-                disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                disk.crash_at = random.randrange(1, 300)
-                disk.only_killed = random.random() < 0.5
-            made: Any = _Life(payments, disk, random, loop, quiet=quiet)
-            live(story, disk, loop, made)
-            if story.problems:
-                break
-            if not quiet:
-                disk.restart()
-        problems, found = list(story.problems), Counter[str]()
-        if not problems:
-            with SqliteLogReader(str(disk.folder / "log.db")) as log:
-                read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
-                found.update(stored.name for stored in read)
-                problems = [*_judged(payments, read)]
+    story, found = world.story, Counter[str]()
+    with world.lived(
+        partial(_Life, payments), lambda r: r.randrange(1, 300), crashes=_LIVES
+    ) as log:
+        if log is not None:
+            read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
+            found.update(stored.name for stored in read)
+            story.problems += _judged(payments, read)
+    problems = story.problems
     return Told(problems, story.crashes, story.digest, found["shipped"], found["cancelled"])
 
 

@@ -30,12 +30,6 @@ from engine import (
 from engine.limits import Limits
 from engine.model.stored import EventData
 from engine.stores.contract.log import AppendRequest, Batch, StreamRead, Write
-from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.lives import STEPS_MAX
-from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import simulated_ports
-from engine.testing.simulation.schedule import draw_schedule
 
 from .school import (
     DECISIONS,
@@ -54,9 +48,7 @@ from .school import (
     Student,
 )
 from .schoolbook import Call, judged
-from .story import Story
-from .swarm import draw_swarm
-from .world import live, simulated_disk
+from .small_world import SmallLife, SmallWorld, sent_together
 
 __all__ = ["Told", "run_seed"]
 
@@ -78,40 +70,32 @@ class Told(msgspec.Struct):
     conflicts: int
 
 
-class _Life:
+class _Life(SmallLife):
     """One life: an engine, and its clients."""
 
     def __init__(
-        self,
-        calls: list[Call],
-        disk: Disk,
-        random: Random,
-        loop: SimulatedLoop,
-        states: dict[str, tuple[int, ...]],
-        *,
-        quiet: bool,
+        self, calls: list[Call], states: dict[str, tuple[int, ...]], *given: Any, quiet: bool
     ) -> None:
         """Take `states`, which get what the quiet life's engine gives at its end, by stream."""
+        super().__init__(*given, quiet=quiet)
         self._calls = calls
-        self._disk = disk
-        self._random = random
-        self._loop = loop
         self._states = states
-        self.quiet = quiet
-        self._pause = random.choice((0.001, 0.003, 0.02))
+        self._pause = self._random.choice((0.001, 0.003, 0.02))
         """Seconds, as a mean, until a client sends."""
         self._engine: Engine | None = None
+        self.conflicts = 0
+        """How often the store has refused what was decided."""
 
     def where(self) -> str:
         return f"{sum(not call.answers for call in self._calls)} calls were not made"
 
     async def main(self) -> None:
-        loop, random = self._loop, self._random
+        random = self._random
         engine = Engine(
             KINDS,
             decisions=DECISIONS,
             projections=[Awarding],
-            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            store=self.store,
             limits=Limits(
                 resident_aggregates=random.choice((12, 100)),
                 batch_events=random.choice((1, 4, 4_096)),
@@ -120,15 +104,12 @@ class _Life:
                 actor_commands=1,
             ),
             logger=_SILENT,
-            ports=simulated_ports(self._disk, loop, random),
+            ports=self.ports(),
         )
         self._engine = engine
         async with engine:
             rival = asyncio.ensure_future(self._write_behind(engine))
-            sendings = [asyncio.ensure_future(self._send(engine, call)) for call in self._wanted()]
-            if sendings:
-                await asyncio.wait(sendings)
-                [sending.result() for sending in sendings]
+            await sent_together(self._send(engine, call) for call in self._wanted())
             rival.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await rival
@@ -139,10 +120,9 @@ class _Life:
                     await asyncio.sleep(20.0)  # the wall clock may have gone back
                 await self._read_states(engine)
 
-    @property
-    def conflicts(self) -> int:
-        """How often the store has refused what was decided, also in a life that is over."""
-        return 0 if self._engine is None else self._engine.statistics().journal.conflicts
+    def ended(self) -> None:
+        if self._engine is not None:
+            self.conflicts = self._engine.statistics().journal.conflicts
 
     async def _read_states(self, engine: Engine) -> None:
         for course in _names("c", _COURSES):
@@ -214,36 +194,26 @@ def _names(letter: str, count: int) -> list[str]:
 
 def run_seed(seed: int) -> Told:
     """Live through a seed; give what became of it, judged."""
-    random = Random(seed)
-    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
-    story = Story(seed, swarm)
-    calls = [_call(random, number) for number in range(_COMMANDS)]
-    conflicts, events, lapsed = 0, Counter[str](), 0
+    world = SmallWorld(seed)
+    calls = [_call(world.random, number) for number in range(_COMMANDS)]
+    events, lapsed = Counter[str](), 0
     states: dict[str, tuple[int, ...]] = {}
-    with simulated_disk(random, swarm) as disk:
-        for life in range(_LIVES + 1):
-            quiet = life == _LIVES
-            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
-            disk.write_failures = disk.sync_failures = 0.0
-            if not quiet:
-                disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                disk.crash_at = random.randrange(1, 400)
-                disk.only_killed = random.random() < 0.5
-            made: Any = _Life(calls, disk, random, loop, states, quiet=quiet)
-            live(story, disk, loop, made)
-            conflicts += made.conflicts
-            if story.problems:
-                break
-            if not quiet:
-                disk.restart()
-        problems = list(story.problems)
-        if not problems:
-            with SqliteLogReader(str(disk.folder / "log.db")) as log:
-                read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
-            problems = [*judged(read, calls, states)]
+    lives = list[_Life]()
+
+    def make(*given: Any, quiet: bool) -> _Life:
+        lives.append(_Life(calls, states, *given, quiet=quiet))
+        return lives[-1]
+
+    story = world.story
+    with world.lived(make, lambda r: r.randrange(1, 400), crashes=_LIVES) as log:
+        conflicts = sum(life.conflicts for life in lives)
+        if log is not None:
+            read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
+            story.problems += judged(read, calls, states)
             events = Counter(stored.name for stored in read)
             lapsed = sum(b'"by_timer":true' in stored.payload for stored in read)
     told = Counter(type(answer).__name__ for call in calls for answer in call.answers)
+    problems = story.problems
     return Told(problems, story.crashes, story.digest, told, events, lapsed, conflicts)
 
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -39,15 +40,8 @@ from engine.model.codec import decode_metadata
 from engine.model.stored import StoredEvent
 from engine.outside.timers import compare_timers
 from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.lives import STEPS_MAX
-from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import simulated_ports
-from engine.testing.simulation.schedule import draw_schedule
 
-from .story import Story
-from .swarm import draw_swarm
-from .world import live, simulated_disk
+from .small_world import SmallLife, SmallWorld, sent_together
 
 __all__ = ["Told", "run_seed"]
 
@@ -159,28 +153,23 @@ class Told(msgspec.Struct):
     cancelled: int
 
 
-class _Life:
+class _Life(SmallLife):
     """One life: an engine, and its clients."""
 
-    def __init__(
-        self, calls: list[Call], disk: Disk, random: Random, loop: SimulatedLoop, *, quiet: bool
-    ) -> None:
+    def __init__(self, calls: list[Call], *given: Any, quiet: bool) -> None:
+        super().__init__(*given, quiet=quiet)
         self._calls = calls
-        self._disk = disk
-        self._random = random
-        self._loop = loop
-        self.quiet = quiet
 
     def where(self) -> str:
         return f"{sum(not call.answers for call in self._calls)} calls were not made"
 
     async def main(self) -> None:
         global FAILING
-        loop, random = self._loop, self._random
+        random = self._random
         FAILING = None if self.quiet else random
         engine = Engine(
             [Lamp],
-            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            store=self.store,
             limits=Limits(
                 resident_aggregates=random.choice((10, 100)),
                 batch_events=random.choice((1, 4, 4_096)),
@@ -189,13 +178,10 @@ class _Life:
                 control_poll_ms=0,
             ),
             logger=_SILENT,
-            ports=simulated_ports(self._disk, loop, random),
+            ports=self.ports(),
         )
         async with engine:
-            sendings = [asyncio.ensure_future(self._send(engine, call)) for call in self._wanted()]
-            if sendings:
-                await asyncio.wait(sendings)
-                [sending.result() for sending in sendings]
+            await sent_together(self._send(engine, call) for call in self._wanted())
             await self._wait(engine)
 
     async def _wait(self, engine: Engine) -> None:
@@ -228,31 +214,15 @@ class _Life:
 
 def run_seed(seed: int) -> Told:
     """Live through a seed; give what became of it, judged."""
-    random = Random(seed)
-    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
-    story = Story(seed, swarm)
-    calls = [_call(random, number) for number in range(_COMMANDS)]
-    with simulated_disk(random, swarm) as disk:
-        for life in range(_LIVES + 1):
-            quiet = life == _LIVES
-            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
-            disk.write_failures = disk.sync_failures = 0.0
-            if not quiet:
-                disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                disk.crash_at = random.randrange(1, 400)
-                disk.only_killed = random.random() < 0.5
-            made: Any = _Life(calls, disk, random, loop, quiet=quiet)
-            live(story, disk, loop, made)
-            if story.problems:
-                break
-            if not quiet:
-                disk.restart()
-        problems, book = list(story.problems), _Book()
-        if not problems:
-            with SqliteLogReader(str(disk.folder / "log.db")) as log:
-                for stored in log.read_feed(0, events_max=10_000, bytes_max=1 << 30):
-                    book.take(stored)
-                problems = [*book.problems(), *_compared(log)]
+    world = SmallWorld(seed)
+    calls = [_call(world.random, number) for number in range(_COMMANDS)]
+    story, book = world.story, _Book()
+    with world.lived(partial(_Life, calls), lambda r: r.randrange(1, 400), crashes=_LIVES) as log:
+        if log is not None:
+            for stored in log.read_feed(0, events_max=10_000, bytes_max=1 << 30):
+                book.take(stored)
+            story.problems += [*book.problems(), *_compared(log)]
+    problems = story.problems
     return Told(problems, story.crashes, story.digest, len(book.fired), book.cancelled)
 
 

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -40,16 +41,8 @@ from engine import (
 )
 from engine.limits import Limits
 from engine.model.codec import decode_metadata
-from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.testing.simulation.disk import Disk
-from engine.testing.simulation.lives import STEPS_MAX
-from engine.testing.simulation.loop import SimulatedLoop
-from engine.testing.simulation.machine import simulated_ports
-from engine.testing.simulation.schedule import draw_schedule
 
-from .story import Story
-from .swarm import draw_swarm
-from .world import live, simulated_disk
+from .small_world import SmallLife, SmallWorld, sent_together
 
 __all__ = ["Told", "run_seed"]
 
@@ -166,27 +159,22 @@ class Told(msgspec.Struct):
     """Joint decisions in the log."""
 
 
-class _Life:
+class _Life(SmallLife):
     """One life: an engine, and its clients."""
 
-    def __init__(
-        self, calls: list[Call], disk: Disk, random: Random, loop: SimulatedLoop, *, quiet: bool
-    ) -> None:
+    def __init__(self, calls: list[Call], *given: Any, quiet: bool) -> None:
+        super().__init__(*given, quiet=quiet)
         self._calls = calls
-        self._disk = disk
-        self._random = random
-        self._loop = loop
-        self.quiet = quiet
 
     def where(self) -> str:
         return f"{sum(not call.answers for call in self._calls)} calls were not made"
 
     async def main(self) -> None:
-        loop, random = self._loop, self._random
+        random = self._random
         engine = Engine(
             [Account],
             decisions=[transfer, share],
-            store=f"sqlite:{self._disk.folder / 'log.db'}",
+            store=self.store,
             limits=Limits(
                 resident_aggregates=random.choice((_ACCOUNTS, 100)),
                 batch_events=random.choice((1, 4, 4_096)),
@@ -194,13 +182,10 @@ class _Life:
                 actor_commands=1,
             ),
             logger=_SILENT,
-            ports=simulated_ports(self._disk, loop, random),
+            ports=self.ports(),
         )
         async with engine:
-            sendings = [asyncio.ensure_future(self._send(engine, call)) for call in self._wanted()]
-            if sendings:
-                await asyncio.wait(sendings)
-                [sending.result() for sending in sendings]
+            await sent_together(self._send(engine, call) for call in self._wanted())
 
     def _wanted(self) -> Iterator[Call]:
         """Give what was never sent, certainly not run, or in doubt and has a key."""
@@ -231,33 +216,16 @@ class _Life:
 
 def run_seed(seed: int) -> Told:
     """Live through a seed; give what became of it, judged."""
-    random = Random(seed)
-    swarm = msgspec.structs.replace(draw_swarm(random), tally_versions=(), flipped=False)
-    story = Story(seed, swarm)
-    calls = [_call(random, number) for number in range(_COMMANDS)]
-    with simulated_disk(random, swarm) as disk:
-        for life in range(_LIVES + 1):
-            quiet = life == _LIVES
-            loop = SimulatedLoop(draw_schedule(random), STEPS_MAX)
-            disk.write_failures = disk.sync_failures = 0.0
-            if not quiet:
-                disk.write_failures = random.choice((0.0, 0.0, 0.01))
-                disk.crash_at = random.randrange(1, 250)
-                disk.only_killed = random.random() < 0.5
-            made: Any = _Life(calls, disk, random, loop, quiet=quiet)
-            live(story, disk, loop, made)
-            if story.problems:
-                break
-            if not quiet:
-                disk.restart()
-        problems, joint = list(story.problems), 0
-        if not problems:
-            with SqliteLogReader(str(disk.folder / "log.db")) as log:
-                read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
-            problems = [*_judged_log(read), *_judged_calls(calls, read)]
+    world = SmallWorld(seed)
+    calls = [_call(world.random, number) for number in range(_COMMANDS)]
+    story, joint = world.story, 0
+    with world.lived(partial(_Life, calls), lambda r: r.randrange(1, 250), crashes=_LIVES) as log:
+        if log is not None:
+            read = log.read_feed(0, events_max=10_000, bytes_max=1 << 30)
+            story.problems += [*_judged_log(read), *_judged_calls(calls, read)]
             joint = sum(bool(decode_metadata(each).parties) for each in read)
     told = Counter(type(answer).__name__ for call in calls for answer in call.answers)
-    return Told(problems, story.crashes, story.digest, told, joint)
+    return Told(story.problems, story.crashes, story.digest, told, joint)
 
 
 def _call(random: Random, number: int) -> Call:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import Damaged, EngineFailed, StoreFailed, StoreRefused, StreamUnreadable
 from engine.testing.simulation.disk import Disk
@@ -106,7 +106,24 @@ def _draw_life(story: Story, disk: Disk, random: Random, ending: Ending | None) 
         disk.only_killed = random.random() < 0.5
 
 
-def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Life) -> None:
+class Living(Protocol):
+    """A life, as far as it is run."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is to go wrong in it any more."""
+        ...
+
+    async def main(self) -> None:
+        """Live."""
+        ...
+
+    def where(self) -> str:
+        """Say who waits, where that is worth saying."""
+        ...
+
+
+def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Living) -> None:
     """Run a life to its end, and note what became of it."""
     disk.on_crash = loop.crash
     story.lives += 1
@@ -129,7 +146,9 @@ def live(story: Story, disk: Disk, loop: SimulatedLoop, life: Life) -> None:
     bury(loop)
 
 
-def _look_at_end(story: Story, disk: Disk, life: Life, task: Any, unseen: Sequence[object]) -> None:
+def _look_at_end(
+    story: Story, disk: Disk, life: Living, task: Any, unseen: Sequence[object]
+) -> None:
     error = None if task.cancelled() else task.exception()
     if error is not None:
         # The disk failed, and the engine stopped for it, or did not start.
