@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..model.stored import StoredEvent
+from ..runtime.ports import Ports
 from ..statistics import Histogram
 from ..telemetry import Observer, ProjectionBegan
 
@@ -36,13 +37,13 @@ class Meter:
         """Note an event that is to be written."""
         self.oldest = self.oldest or event.recorded
 
-    def age(self, now: int, waiting: int | None) -> float | None:
+    def age(self, ports: Ports, waiting: int | None) -> float | None:
         """Give the age in seconds of the first event that is not in the views, if it was seen.
 
         `waiting` is when the first event on the bus was recorded.
         """
         oldest = self.oldest or waiting
-        return None if oldest is None else max(0, now - oldest) / 1e6
+        return None if oldest is None else max(0, ports.clock.now() - oldest) / 1e6
 
     def begin(self, events: Sequence[StoredEvent]) -> Measured:
         """Begin to measure a batch."""

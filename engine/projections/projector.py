@@ -155,13 +155,12 @@ class Projector:
     def statistics(self) -> ProjectorStatistics:
         """Give the numbers as they are now; called from any thread."""
         lag = max(0, self._end_of_log() - self.position)
-        now = self._ports.clock.now()
         return ProjectorStatistics(
             name=self.definition.name,
             state=self.state,
             position=self.position,
             lag_events=lag,
-            lag_seconds=self._meter.age(now, self.subscription.oldest) if lag else 0.0,
+            lag_seconds=self._meter.age(self._ports, self.subscription.oldest) if lag else 0.0,
             events=self._work.events,
             transactions=self._writes.transactions,
             batch_seconds=self._meter.seconds.copy(),
