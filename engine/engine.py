@@ -220,7 +220,7 @@ class Engine(Calls, Healthy):
         self._life, self._entrance, self._health = joined.life, joined.entrance, joined.health
         self._send, self.projections = joined.send, joined.projections
         self._send_of_many = joined.send_of_many
-        self.personal.entrance = joined.entrance
+        self.personal.entrance, self.personal.erasing = joined.entrance, joined.erasing
 
     def _use(self, reads: Reads) -> None:
         """Read with these from now on."""

@@ -386,6 +386,7 @@ class Wiring:
             await self.vault.open(
                 self._ports, self.store.log_id, self.store, self.registry.personal
             )
+            await self.vault.begin()
 
     async def _close_keys(self) -> None:
         if self.vault is not None:

@@ -50,6 +50,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """None for a log that is not leased."""
     clock_behind: float
     """Seconds by which the last event's time is ahead of the clock."""
+    erasures_wait_for: tuple[str, ...] = ()
+    """Projections that hold erasures of people up."""
+    not_asked: tuple[str, ...] = ()
+    """Sinks that the last of them has asked nothing, since the owner does not declare them."""
 
 
 async def facts_of(wiring: Wiring) -> Facts:
@@ -58,6 +62,7 @@ async def facts_of(wiring: Wiring) -> Facts:
     server = wiring.store.server_statistics() if isinstance(wiring.store, Served) else None
     found = [_of(runner) for runner in wiring.projecting.values()]
     projections = await asyncio.gather(*(_with_age(wiring, each) for each in found))
+    eraser = wiring.eraser
     return Facts(
         position=wiring.journal.position,
         projections=tuple(projections),
@@ -65,6 +70,8 @@ async def facts_of(wiring: Wiring) -> Facts:
         timers_parked=timers.parked,
         lease_seconds=None if server is None else server.lease_seconds_left,
         clock_behind=wiring.journal.time.behind(),
+        erasures_wait_for=() if eraser is None else tuple(eraser.waits_for),
+        not_asked=() if eraser is None else eraser.not_asked,
     )
 
 

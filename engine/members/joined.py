@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 
 import msgspec
@@ -404,6 +404,11 @@ class Joined:
             return facts
         shared = await self.projections.facts()
         return msgspec.structs.replace(facts, projections=(*facts.projections, *shared))
+
+    async def erasing(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Give what holds erasures up, and which sinks the owner does not declare."""
+        facts = await self._facts()
+        return facts.erasures_wait_for, facts.not_asked
 
     # -- what the membership tells ------------------------------------------------------------
 

@@ -371,7 +371,7 @@ class Eraser:
             made = vault.made(each.subject) if each.keys else None
             if made is None or each.number in self._later:
                 continue
-            if each.number in vault.begun_before and made > vault.made_before:
+            if made > vault.begun_before.get(each.number, made):
                 continue
             why = _MEANWHILE.format(each.number)
             again = await vault.erase(each.subject, why, each.principal)

@@ -8,13 +8,14 @@ asked first, with the action "erase" and the subject.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Final, TypeAlias
 
 import msgspec
 
 from ..authorization import Gate
-from ..errors import InvalidInput, UsageError
+from ..errors import EngineError, InvalidInput, UsageError
 from ..host.entrance import Entrance
 from ..limits import SUBJECT_LENGTH_MAX
 from ..model.given import as_seconds, as_text
@@ -26,6 +27,10 @@ from .vault import Vault
 __all__ = ["PersonalData"]
 
 _LOOK_SECONDS: Final = 0.05
+_Told: TypeAlias = tuple[Sequence[str], Sequence[str]]
+"""What holds erasures up, and which sinks were not asked."""
+_TOLD_SECONDS: Final = 2.0
+"""For another process to say how an erasure stands."""
 REASON_LENGTH_MAX: Final = 500
 
 
@@ -39,6 +44,8 @@ class PersonalData:
         self._eraser = eraser
         self.entrance = entrance
         """Says whether the engine can be used."""
+        self.erasing: Callable[[], Awaitable[_Told]] = self._erasing
+        """Asks the process that finishes erasures how they stand."""
         self._gate = gate
 
     async def erase(
@@ -72,9 +79,12 @@ class PersonalData:
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         if self._gate is not None:
             await self._gate.check(principal, "erase", subject)
-        begun = await vault.erase(subject, reason, principal)
-        if self._eraser is not None:
-            self._eraser.ask()
+        try:
+            begun = await vault.erase(subject, reason, principal)
+        finally:
+            # Whoever gives the call up: the key may be destroyed.
+            if self._eraser is not None:
+                self._eraser.ask()
         return await self._finished(vault, begun, seconds)
 
     def _checked(self, subject: str, reason: str, principal: str | None) -> Vault:
@@ -101,13 +111,25 @@ class PersonalData:
                     kept = await vault.store.erasures(begun.subject)
                     found = next((e for e in kept if e.number == begun.number), begun)
                     if found.finished is not None:
-                        others = () if self._eraser is None else self._eraser.not_asked
-                        return msgspec.structs.replace(found, not_asked=others)
+                        break
                     self.entrance.check()
                     await asyncio.sleep(_LOOK_SECONDS)
         except TimeoutError:
-            waits_for = () if self._eraser is None else tuple(self._eraser.waits_for)
-            return msgspec.structs.replace(begun, waits_for=waits_for)
+            waits_for, _ = await self._told()
+            return msgspec.structs.replace(begun, waits_for=tuple(waits_for))
+        _, not_asked = await self._told()
+        return msgspec.structs.replace(found, not_asked=tuple(not_asked))
+
+    async def _told(self) -> _Told:
+        """Give how erasures stand, as far as that is told in time."""
+        with suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(_TOLD_SECONDS):
+                return await self.erasing()
+        return ((), ())
+
+    async def _erasing(self) -> _Told:
+        eraser = self._eraser
+        return ((), ()) if eraser is None else (eraser.waits_for, eraser.not_asked)
 
     async def erasures(self, *, principal: str | None = None) -> Sequence[Erasure]:
         """Give who was erased, when, why and by whom, the oldest first: the audit.

@@ -16,7 +16,7 @@ import importlib
 import importlib.util
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -63,10 +63,11 @@ class Vault:
         self._ports = Ports()
         self._make_aead: Any = None
         self._opened = False
-        self._largest = self.made_before = 0
-        """The largest number of a key; and that as this process began."""
-        self.begun_before: frozenset[int] = frozenset()
-        """Erasures that were unfinished as this process began."""
+        self._largest = 0
+        """The largest number of a key."""
+        self.begun_before: Mapping[int, int] = {}
+        """Erasures that were unfinished as this process began to write, with the number of the key
+        that their person had then; 0 for none."""
         self._new: dict[str, SubjectKey] = {}
         """Keys that are not durable yet, by subject."""
         self._ciphers: OrderedDict[int, _Cipher] = OrderedDict()
@@ -101,11 +102,13 @@ class Vault:
         self._make_aead = library.AESGCM
         self._ports = ports
         self._largest = await self.store.open(ports, log_id, only_reads=only_reads)
-        self.made_before = self._largest
-        if not only_reads:
-            self.begun_before = frozenset(e.number for e in await self.store.unfinished())
         self._opened = True
         self._changes, self._looked = self.store.change_count(), ports.clock.monotonic()
+
+    async def begin(self) -> None:
+        """Note what others have begun: from now on this process alone makes keys."""
+        unfinished = await self.store.unfinished()
+        self.begun_before = {each.number: self.made(each.subject) or 0 for each in unfinished}
 
     async def close(self) -> None:
         """Close it; a second call does nothing."""
@@ -187,9 +190,10 @@ class Vault:
         """Destroy the keys of a subject; from then on nobody reads what they have encrypted."""
         await self.flush()
         asked = self._ports.clock.now()
-        erasure = await self.store.erase(Erasure(0, subject, asked, 0, reason, principal))
-        self.forget()
-        return erasure
+        try:
+            return await self.store.erase(Erasure(0, subject, asked, 0, reason, principal))
+        finally:
+            self.forget()  # whoever gives the call up: the key may be destroyed
 
     def made(self, subject: str) -> int | None:
         """Give the number of a subject's key, which says when it was made; None if it has none."""
@@ -202,8 +206,10 @@ class Vault:
         That is an erasure of its own, which `states_are_gone` finishes.
         """
         await self.flush()
-        await self.store.erase(Erasure(0, SNAPSHOTS, self._ports.clock.now(), 0))
-        self.forget()
+        try:
+            await self.store.erase(Erasure(0, SNAPSHOTS, self._ports.clock.now(), 0))
+        finally:
+            self.forget()
 
     async def states_are_gone(self) -> None:
         """Note that nobody has anything in memory any more that was read before `erase_states`."""
@@ -268,8 +274,9 @@ class Vault:
         now = self._ports.clock.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return
-        self._looked = now
         changes = self.store.change_count()
+        # Only then: where that cannot be told, nothing that was read before is used either.
+        self._looked = now
         if changes != self._changes:
             self._changes = changes
             self.forget()

@@ -195,6 +195,17 @@ async def test_a_role_without_rights_is_told_so(postgres: Server, url: str) -> N
         await opened(url.replace("postgres@", "nobody_of_keys@"))
 
 
+async def test_a_role_may_use_a_schema_that_somebody_has_made_for_it(
+    postgres: Server, url: str
+) -> None:
+    schema = schema_of(url)
+    await asked(postgres, "CREATE ROLE tenant LOGIN")
+    await asked(postgres, f"CREATE SCHEMA {schema} AUTHORIZATION tenant")
+    keys = await opened(url.replace("postgres@", "tenant@"))
+    await keys.add([key(5, "guest:ann")])
+    await keys.close()
+
+
 async def test_a_server_that_may_lose_commits_is_refused(postgres: Server, url: str) -> None:
     await asked(postgres, "CREATE ROLE careless SUPERUSER LOGIN")
     await asked(postgres, "ALTER ROLE careless SET synchronous_commit = off")

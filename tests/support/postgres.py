@@ -83,8 +83,7 @@ class Server:
     def create(self) -> None:
         """Make an empty cluster."""
         options = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8")
-        # Nothing here cuts the power of the machine, and an empty cluster is soon made again.
-        self._run("initdb", "-D", self.data, *options, "--no-instructions", "--no-sync")
+        self._run("initdb", "-D", self.data, *options, "--no-instructions")
 
     def follow(self, primary: Server) -> None:
         """Make a copy of a server that runs, which follows it when it is started."""

@@ -6,7 +6,8 @@ another process has erased is forgotten with the next one. A copy that could not
 `STALE_SECONDS` is not read: a process that is cut off stops decrypting, and says so. Changes have
 numbers in the order of their commits, so none is passed by. A call whose answer was lost is made
 again, and does nothing twice. Triggers refuse what a slip in a shell would do. What is destroyed is
-gone from the table at once; the server's own files are the server's to clean (`VACUUM` follows).
+gone from the table at once; the server's own files are the server's to clean: `VACUUM` follows, and
+nobody waits for it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -35,6 +37,8 @@ from .keys_sql import (
     FOUND,
     MADE,
     MAKE,
+    MAKE_ALONE,
+    MAKE_SCHEMA,
     SCHEMA_FOUND,
     UNFINISHED,
     VACUUM,
@@ -52,7 +56,12 @@ POLL_SECONDS: Final = 0.25
 STALE_SECONDS: Final = 10.0
 _ANSWER_SECONDS: Final = 3.0
 """For a question, which is asked again on another connection then."""
-_PAGE: Final = 20_000
+_SOON_SECONDS: Final = 2.0
+"""What took longer to read is compared once more: it may be old by now."""
+_CLEAN_SECONDS: Final = 60.0
+"""For the server to let go of rows; nobody waits for it."""
+_CLEAN_AGAIN_SECONDS: Final = 5.0
+_PAGE: Final = 10_000
 _LAST: Final = (1 << 63) - 1
 """No key has a larger number."""
 _NO_RIGHT: Final = "42501"
@@ -96,6 +105,9 @@ class PostgresKeys:
         self._compared = 0.0
         """When the copy was known to be that of the server."""
         self._follower: asyncio.Task[None] | None = None
+        self._cleaner: asyncio.Task[None] | None = None
+        self._unclean = False
+        """Whether secrets were destroyed since the server let go of rows last."""
 
     def __repr__(self) -> str:
         return f"PostgresKeys({self._address.name!r})"
@@ -145,6 +157,9 @@ class PostgresKeys:
                     f"personal fields: give the log's own keys, as keys="
                 )
             async with line.connection.transaction():
+                await line.connection.execute(sql(MAKE_ALONE))
+                if not await self._look_for(line):
+                    await line.connection.execute(sql(MAKE_SCHEMA))
                 await line.connection.execute(sql(MAKE))
                 await line.connection.execute(sql(MADE), log_id)
         row = await line.connection.fetchrow(sql("SELECT log_id, made FROM {s}.about"))
@@ -161,6 +176,12 @@ class PostgresKeys:
         if follower is not None:
             follower.cancel()
             await asyncio.wait([follower])
+        cleaner, self._cleaner = self._cleaner, None
+        if cleaner is not None:
+            # Who erases from a shell closes at once.
+            await asyncio.wait([cleaner], timeout=_ANSWER_SECONDS)
+            cleaner.cancel()
+            await asyncio.wait([cleaner])
         lines, self._lines = self._lines, None
         if lines is not None:
             await lines.close()
@@ -181,18 +202,21 @@ class PostgresKeys:
     async def _compare(self) -> None:
         """Take over what was changed; the copy is that of the server then."""
         async with self._writes:
-            begun = self._ports.clock.monotonic()
-            try:
-                change = await self._call("read", self._read_changes)
-            except StoreFailed as error:
-                cause = error.__cause__
-                if cause is not None and sqlstate_of(cause) in _NOT_THERE:
-                    self._gone = self._other("they are not there any more")
-                raise
-            self._compared, self._gone = begun, None
-            self._of_others += change - self._change - len(self._own)
-            self._own.clear()
-            self._change = change
+            while True:
+                begun = self._ports.clock.monotonic()
+                try:
+                    change = await self._read_changes()
+                except StoreFailed as error:
+                    cause = error.__cause__
+                    if cause is not None and sqlstate_of(cause) in _NOT_THERE:
+                        self._gone = self._other("they are not there any more")
+                    raise
+                self._compared, self._gone = begun, None
+                self._of_others += change - self._change - len(self._own)
+                self._own.clear()
+                self._change = change
+                if self._ports.clock.monotonic() - begun < _SOON_SECONDS:
+                    return
 
     def _other(self, why: str) -> StoreFailed:
         return StoreFailed(
@@ -201,23 +225,30 @@ class PostgresKeys:
             written=False,
         )
 
-    async def _read_changes(self, line: Line) -> int:
+    async def _read_changes(self) -> int:
         """Read the keys that changed, a page at a time; give the number of the last change."""
-        sql = self._address.sql
         # Changes up to this one are committed, and all of them are found below.
-        made, last = await line.connection.fetchrow(sql(CHANGES)) or ("", 0)
-        if made != self._made or last < max(self._own, default=self._change):
-            why = _ANEW if made != self._made else "they were set back"
-            self._gone = self._other(why)
-            raise self._gone
+        last = await self._call("read", self._last_change)
         place, has_more = (self._change, _LAST), last > self._change
         while has_more:
-            rows = await line.fetch(sql(CHANGED), *place, _PAGE)
+            rows = await self._call("read", partial(self._page, place))
             for number, subject, secret, change in rows:
                 self._keep(SubjectKey(number, subject.replace(_INSTEAD, _NUL), secret))
                 place = (change, number)
             has_more = len(rows) == _PAGE
         return last
+
+    async def _page(self, behind: tuple[int, int], line: Line) -> Sequence[Record]:
+        return await line.fetch(self._address.sql(CHANGED), *behind, _PAGE)
+
+    async def _last_change(self, line: Line) -> int:
+        sql = self._address.sql(CHANGES)
+        made, last = await line.connection.fetchrow(sql) or ("", 0)
+        if made != self._made or last < max(self._own, default=self._change):
+            why = _ANEW if made != self._made else "they were set back"
+            self._gone = self._other(why)
+            raise self._gone
+        return int(last)
 
     def _keep(self, key: SubjectKey) -> None:
         numbers = self._current.get(key.subject, ())
@@ -286,14 +317,25 @@ class PostgresKeys:
             number, count = await self._written(ERASE, token, *who)
             for former in self._current.pop(erasure.subject, ()):
                 self._keys[former] = SubjectKey(former, erasure.subject, None)
-        await self._vacuum()
+        self._unclean = True
+        if self._cleaner is None or self._cleaner.done():
+            self._cleaner = asyncio.ensure_future(self._clean())
         return msgspec.structs.replace(erasure, number=number, keys=count)
 
-    async def _vacuum(self) -> None:
-        """Have the server let go of the rows that had the secrets, as far as it can now."""
+    async def _clean(self) -> None:
+        """Have the server let go of the rows that had the secrets, as far as it can by now."""
         sql = self._address.sql(VACUUM)
-        with suppress(EngineError):
-            await self._call("cleaned", lambda line: line.connection.execute(sql))
+        lines = Lines(driver_of(self._ports), self._address, answer_seconds=_CLEAN_SECONDS)
+        try:
+            while self._unclean:
+                self._unclean = False
+                try:
+                    await lines.run(lambda line: line.connection.execute(sql))
+                except EngineError:
+                    self._unclean = True
+                    await asyncio.sleep(_CLEAN_AGAIN_SECONDS)
+        finally:
+            await lines.close()
 
     async def finish(self, number: int, at: int) -> None:
         """Note that an erasure is finished."""

@@ -21,15 +21,21 @@ __all__ = [
     "FOUND",
     "MADE",
     "MAKE",
+    "MAKE_ALONE",
+    "MAKE_SCHEMA",
     "SCHEMA_FOUND",
     "UNFINISHED",
     "VACUUM",
 ]
 
-MAKE: Final = """
+# A process that stands still in a transaction would keep all others waiting.
+MAKE_ALONE: Final = """
+SET LOCAL idle_in_transaction_session_timeout = '2s';
 -- Several processes may come first.
-SELECT pg_catalog.pg_advisory_xact_lock(1179405105, pg_catalog.hashtext('{s}'));
-CREATE SCHEMA IF NOT EXISTS {s};
+SELECT pg_catalog.pg_advisory_xact_lock(1179405105, pg_catalog.hashtext('{s}'));"""
+MAKE_SCHEMA: Final = "CREATE SCHEMA {s}"
+"""Where it is not there: who may not make one may use one that somebody else has made."""
+MAKE: Final = """
 CREATE TABLE IF NOT EXISTS {s}.about(
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     log_id text NOT NULL,
@@ -90,7 +96,8 @@ WHERE (change, number) > ($1::bigint, $2::bigint) ORDER BY change, number LIMIT 
 
 CHANGE: Final = """
 UPDATE {s}.about SET changes = changes + 1 WHERE made = $1::text
-RETURNING changes, pg_catalog.set_config('synchronous_commit', 'on', true)"""
+RETURNING changes, pg_catalog.set_config('synchronous_commit', 'on', true),
+    pg_catalog.set_config('idle_in_transaction_session_timeout', '2s', true)"""
 # Rows that come in the same statement are not seen by its question for those that stood there
 # already, as behind a call whose answer was lost.
 ADD: Final = """
