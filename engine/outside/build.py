@@ -184,9 +184,10 @@ class OutsideBuild:
     async def run(self, tell: Callable[[BuildProgress], None], *, follow: bool = False) -> Ending:
         """Fold what is not folded yet; with `follow`, keep up until something ends it.
 
-        `tell` is called some times a second.
+        `tell` is called where it begins, and then some times a second.
         """
         ending: Ending | None = None
+        tell(self._progress())
         async with anyio.create_task_group() as tasks:
             for projector in self._projectors:
                 tasks.start_soon(projector.run)
