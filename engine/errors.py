@@ -346,8 +346,11 @@ class ReactionTooDeep(EngineError):
 class StoreLocked(EngineError):
     """Another engine has the store open; stop that one, or give each process its own store.
 
-    `briefly` if its owner says that it is only for a moment.
+    `briefly` if its owner says that it is only for a moment. An engine that cannot open its store
+    has run nothing.
     """
+
+    safe_to_resend = True
 
     def __init__(self, message: str, *, briefly: bool = False) -> None:
         """Say who has it."""

@@ -1,7 +1,8 @@
 """One connection to NATS.
 
 Rules: the client's own reconnecting is off: whoever holds a connection is told when it has ended,
-and makes another one. No secret is sent to a server that should have offered encryption.
+and makes another one. A line that says nothing has ended, too. No secret is sent to a server that
+should have offered encryption.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from .client import CONNECT_SECONDS, tls_problem
 __all__ = ["connect", "new_name"]
 
 CLOSE_SECONDS: Final = 0.5
+PING_SECONDS: Final = 10.0
+"""How often the server is asked for a word; a line that says nothing ends when it asks the third
+time without an answer."""
 _CREDENTIALS: Final = ("authorization", "authentication", "permissions", "credentials")
 
 
@@ -41,6 +45,8 @@ async def connect(
         "max_reconnect_attempts": 1,
         "reconnect_time_wait": 0,
         "connect_timeout": CONNECT_SECONDS,
+        "ping_interval": PING_SECONDS,
+        "max_outstanding_pings": 2,
         "error_cb": note,
         "closed_cb": closed,
         **_credentials(address, client),

@@ -4,7 +4,8 @@ Rules: every call runs on the engine's own loop and blocks the calling thread un
 portal that starts its engine gives it a loop in a thread of its own, and drains and closes it at
 the end of the `with`; a portal to an engine that runs already is a door into its loop and ends
 nothing. From the engine's own loop it is refused, since it would wait for itself. A caller that
-stops waiting is told what it cannot know: whether its command was run.
+stops waiting is told what it cannot know: whether its command was run. A portal of a function makes
+an engine each time that it is opened anew, so that one that could not start is not the end of all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import finalize
 
 from ..errors import Closed, EngineError, OutcomeUnknown, UsageError
@@ -47,6 +48,11 @@ T = TypeVar("T")
 
 class PortalEngine(Protocol):
     """An engine, as far as a portal knows it."""
+
+    @property
+    def failed(self) -> BaseException | None:
+        """What ended it after it had started, if it failed."""
+        ...
 
     def execute(
         self,
@@ -108,14 +114,29 @@ class PortalEngine(Protocol):
 
 
 class Portal:
-    """What `Engine.portal` gives. Use it with `with` where the engine has not been started.
+    """A way to an engine for threads: `Engine.portal` gives one, as does `Portal(make_engine)`.
 
-    Any number of threads may use one portal at the same time; one of them enters it.
+    Any number of threads may use one portal at the same time; one of them enters it. For a server,
+    give the function: `open` makes a new engine if the last could not start, or has failed.
     """
 
-    def __init__(self, engine: PortalEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: PortalEngine | Callable[[], PortalEngine]) -> None:
+        """Take an engine, or the function that makes one; start nothing yet."""
+        self._make: Callable[[], PortalEngine] | None = None
+        self._made: PortalEngine | None = None
+        is_class = isinstance(engine, type)
+        if hasattr(engine, "usable_loop") and not is_class:
+            self._made = cast("PortalEngine", engine)
+        elif callable(engine) and not is_class:
+            self._make = engine
+        else:
+            raise UsageError(
+                f"Portal(...) takes an engine, or the function that makes one, as "
+                f"Portal(make_engine), and not {engine!r:.60}"
+            )
         self._opening = in_turn()
+        self._failures: list[Exception] = []
+        """Why the last start failed; a new list for each, so that who waited for it knows."""
         self._thread: _LoopThread | None = None
         """Of a portal that has started its engine."""
         self._forsaking: finalize[[_LoopThread, PortalEngine], Portal] | None = None
@@ -129,19 +150,46 @@ class Portal:
                 "this portal has been entered, and the end of that `with` closes the engine: in "
                 "other threads use it without a `with` of their own"
             )
-        if not self._engine.is_new:
-            self._engine.usable_loop()
+        engine = self._new_engine()
+        if not engine.is_new:
+            engine.usable_loop()
+            self._made = engine
             return self
         thread = _LoopThread()
         try:
-            thread.call(self._engine.__aenter__)
+            thread.call(engine.__aenter__)
         except BaseException:
             thread.end()
             raise
-        self._thread = thread
-        self._forsaking = finalize(self, _forsaken, thread, self._engine)
+        self._made, self._thread = engine, thread
+        self._forsaking = finalize(self, _forsaken, thread, engine)
         self._forsaking.atexit = False
         return self
+
+    def _new_engine(self) -> PortalEngine:
+        """Give the engine that is to be started, or runs; one that was closed stays closed."""
+        if self._make is None or self._made is not None:
+            return self._engine
+        engine: Any = self._make()
+        if not hasattr(engine, "usable_loop"):
+            raise UsageError(f"the function of this portal gave {engine!r:.60}, and no Engine")
+        return cast("PortalEngine", engine)
+
+    @property
+    def engine(self) -> Any:
+        """The engine: for what has no method here, as `portal.engine.statistics()`.
+
+        Raises UsageError before the portal of a function has been opened.
+        """
+        return self._engine
+
+    @property
+    def _engine(self) -> PortalEngine:
+        if self._made is None:
+            raise UsageError(
+                "this portal has not been opened: write `portal.open()`, or use it with `with`"
+            )
+        return self._made
 
     def __exit__(
         self,
@@ -167,10 +215,32 @@ class Portal:
         """Enter it without a `with`, unless that was done; give it. Leave it with `close`.
 
         Any number of threads may call this: one starts the engine, and the others wait for it. So
-        `portal.open().execute(...)` starts it at the first request, after a server has forked.
+        `portal.open().execute(...)` starts it at the first request, after a server has forked. A
+        start that fails raises what the engine raises, in each of these threads. Of a portal with
+        a function, the next call tries again, and also starts a new engine where one has failed.
         """
+        failures = self._failures
         with self._opening:
-            return self if self._thread is not None else self.__enter__()
+            if self._make is not None:
+                self._drop_failed()
+            if self._thread is not None:
+                return self
+            if self._failures is not failures:
+                raise self._failures[0]  # of somebody who tried while this thread waited
+            try:
+                return self.__enter__()
+            except Exception as error:
+                self._failures = [error]
+                raise
+
+    def _drop_failed(self) -> None:
+        """End an engine that has failed, so that another can take its place."""
+        made, thread = self._made, self._thread
+        if made is None or thread is None or made.failed is None or not thread.is_alive():
+            return
+        with suppress(EngineError):  # it was logged as it failed
+            self.__exit__(None, None, None)
+        self._made = None
 
     def close(self) -> None:
         """Drain and close the engine if this portal has started it; nothing otherwise."""

@@ -28,7 +28,6 @@ from ..errors import (
 )
 from ..limits import KEY_LENGTH_MAX
 from ..runtime.safely import safe_logger
-from ..runtime.tracebacks import traceback_text
 from .bad_request import BadRequest
 from .conditions import asks_for_current, check_match, expected_version, not_modified
 from .headers import Headers
@@ -288,11 +287,7 @@ class EngineMiddleware:
     async def _answer(
         self, scope: Scope, send: Send, error: EngineError | BadRequest | TimeoutError
     ) -> None:
-        problem = problem_of(error, self._statuses)
-        if problem.status >= 500:
-            self._logger.error(
-                "answered with %d %s\n%s", problem.status, problem.code, traceback_text(error)
-            )
+        problem = problem_of(error, self._statuses, logger=self._logger)
         # Of a body that was cut off the rest is not read: the connection is not used again.
         closing = problem.status in (408, 413) and _is_of_http_1(scope)
         await _send_problem(send, problem, closing=closing)

@@ -1,11 +1,12 @@
 """Answers over HTTP: what it says to each error of the engine, and to a receipt.
 
-Rules: what went wrong inside is told by its kind only. Every answer that is an error says whether
-the same request may be sent again. Nothing here reads a request, or knows a framework.
+Rules: what went wrong inside is told by its kind only, and logged. Every answer that is an error
+says whether the same request may be sent again. Nothing here reads a request, or knows a framework.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
@@ -26,10 +27,13 @@ from ..errors import (
     ProjectionLag,
     ProjectionUnserved,
     Rejected,
+    StoreLocked,
     Voided,
     WrongVersion,
 )
 from ..model.messages import Receipt
+from ..runtime.safely import safe_logger
+from ..runtime.tracebacks import traceback_text
 from .bad_request import BadRequest
 
 __all__ = ["Problem", "etag", "problem_of", "receipt_headers"]
@@ -90,17 +94,33 @@ class Problem(msgspec.Struct, frozen=True):
         )
 
 
+_SERVERS_FAULT: Final = 500
 _INTERNAL = "something is wrong inside; it was logged, and nothing about it is told here"
 
 
 def problem_of(
-    error: EngineError | BadRequest | TimeoutError, statuses: Mapping[str, int] | None = None
+    error: EngineError | BadRequest | TimeoutError,
+    statuses: Mapping[str, int] | None = None,
+    *,
+    logger: logging.Logger | None = None,
 ) -> Problem:
-    """Give what HTTP says to an error of the engine.
+    """Give what HTTP says to an error of the engine; log what is the server's own fault.
 
     A rejection is 409 with its own code, or what `statuses` has for that code. That is 404, for
-    instance, if it means that an order is not there.
+    instance, if it means that an order is not there. An answer with 500 or more is logged with the
+    error's traceback: to `logger`, or to the one named "foldline".
     """
+    problem = _problem_of(error, statuses)
+    if problem.status >= _SERVERS_FAULT:
+        safe_logger(logger).error(
+            "answered with %d %s\n%s", problem.status, problem.code, traceback_text(error)
+        )
+    return problem
+
+
+def _problem_of(
+    error: EngineError | BadRequest | TimeoutError, statuses: Mapping[str, int] | None
+) -> Problem:
     match error:
         case BadRequest():
             return Problem(error.status, error.code, error.detail, "no")
@@ -129,6 +149,9 @@ def problem_of(
             return Problem(500, "outcome-unknown", detail, "with-the-same-key")
         case NotRun():
             return _not_run(error)
+        case StoreLocked():
+            detail = "another process has the log, and this one waits for it: nothing was done"
+            return Problem(503, "closed", detail, "yes", 5)
         case TimeoutError():
             # The host gave up waiting; a command that the engine has goes on all the same.
             detail = "it may be done or not: the same request with the same key finds out"

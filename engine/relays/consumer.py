@@ -199,15 +199,16 @@ class Consumer:
         self._counts["received"] += len(received)
         done: list[Received] = []
         taken: list[tuple[Received, Envelope]] = []
+        lost: list[tuple[Received, str]] = []
         for each in received:
             if not each.message.id:
-                await self._bury(each, "it has no id")  # none that is the same when it comes again
+                lost.append((each, "it has no id"))  # none that is the same when it comes again
                 continue
             try:
                 envelope = self._envelope_of(each.message)
             except BaseException as raised:
                 error = contained(raised)
-                await self._bury(each, f"to_command raised {type(error).__name__}")
+                lost.append((each, f"to_command raised {type(error).__name__}"))
                 continue
             if envelope is None:
                 self._counts["passed"] += 1
@@ -218,6 +219,7 @@ class Consumer:
         try:
             ends = await asyncio.gather(
                 *(self._execute_lane(engine, [taken[n] for n in lane], done) for lane in lanes),
+                self._bury_all(lost),  # beside the others: it may be that the dead have no room
                 return_exceptions=True,
             )
         finally:
@@ -273,6 +275,10 @@ class Consumer:
             self._counts["retries"] += 1
             await _wait(tried, ROOM_SECONDS_MAX)
         raise AssertionError("it tries for years")
+
+    async def _bury_all(self, lost: Sequence[tuple[Received, str]]) -> None:
+        for received, reason in lost:
+            await self._bury(received, reason)
 
     async def _bury(self, received: Received, reason: str) -> None:
         self._logger.error(

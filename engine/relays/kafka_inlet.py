@@ -49,6 +49,8 @@ class KafkaInlet:
         self._cluster: Cluster | None = None
         self._consumer: Any = None
         self._producer: Any = None
+        self._producing = asyncio.Lock()
+        """Held while the producer is made: several messages may be buried at once."""
         self._looked = 0.0
         self._open_offsets: dict[Any, set[int]] = defaultdict(set)
         """By partition: messages that were taken, and are not done with."""
@@ -124,9 +126,10 @@ class KafkaInlet:
         _, record = received.handle
         headers = [*record.headers, (REASON, reason.encode())]
         try:
-            if self._producer is None:
-                assert self._cluster is not None
-                self._producer = await make_producer(self._cluster)
+            async with self._producing:
+                if self._producer is None:
+                    assert self._cluster is not None
+                    self._producer = await make_producer(self._cluster)
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._producer.send_and_wait(
                     self._dead, record.value or b"", key=record.key, headers=headers

@@ -33,6 +33,8 @@ __all__ = [
 
 HEADERS_MAX: Final = 100_000
 """Bytes of headers; a frame of the protocol has 131,072."""
+HEARTBEAT_SECONDS: Final = 10
+"""How often each end says a word: a line that says nothing for three times as long has ended."""
 NAME_MAX: Final = 255
 """Bytes of a name in the protocol."""
 PREFIXES: Final = ("cloudEvents:", "cloudEvents_")
@@ -167,6 +169,7 @@ async def connect(address: Address, name: str, tls: ssl.SSLContext | None) -> An
     errors: Any = importlib.import_module("aiormq.exceptions")
     host, port = address.hosts[0]
     options: dict[str, Any] = {"host": host, "port": port, "virtualhost": address.path or "/"}
+    options["heartbeat"] = HEARTBEAT_SECONDS
     if address.password is not None:
         options |= {"login": address.user or "guest", "password": address.password.revealed}
     if address.is_encrypted:

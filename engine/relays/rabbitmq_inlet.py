@@ -86,6 +86,7 @@ class RabbitInlet:
     async def bury(self, received: Received, reason: str) -> None:
         """Publish a message to the queue of the dead; once that has it, let it be forgotten."""
         pika: Any = importlib.import_module("aio_pika")
+        errors: Any = importlib.import_module("aiormq.exceptions")
         message = received.message
         try:
             made = pika.Message(
@@ -99,6 +100,12 @@ class RabbitInlet:
                 await self._channel.default_exchange.publish(
                     made, routing_key=self._dead, mandatory=True
                 )
+        except errors.DeliveryError:
+            raise BrokerFailed(
+                f"the queue {self._dead!r} of {self._address}, where the dead go, takes no "
+                f"message: it is full, was deleted, or has no leader",
+                passes=True,
+            ) from None
         except Exception as error:
             raise self._failed(error) from None
         await self.acknowledge([received])

@@ -27,6 +27,7 @@ from .outlet import ANSWER_SECONDS, PER_TURN
 __all__ = ["RedisOutlet", "check_settings", "connect", "failure_of", "make_outlet"]
 
 _HAS_LATER: Final = "equal or smaller"
+_NO_STREAM: Final = "no such key"
 _PASSES: Final = (
     "NOGROUP",
     "UNBLOCKED",
@@ -71,7 +72,7 @@ class RedisOutlet:
                 self._client = await connect(self._address, self._name, self._tls)
                 self._in_waves = await check_settings(self._client, self._address)
             for topic in {message.topic for message in batch} - self._ends.keys():
-                self._ends[topic] = _place_of(await self._last(topic, batch))
+                _, self._ends[topic] = await self._last(topic, batch)
             for wave in waves(batch) if self._in_waves else [batch]:
                 await self._add(wave)
         except (errors.RedisError, OSError, TimeoutError) as error:
@@ -92,17 +93,27 @@ class RedisOutlet:
             with contextlib.suppress(Exception):
                 await client.aclose()
 
-    async def _last(self, topic: str, batch: Sequence[Outgoing]) -> Any:
-        """Give the last entry of a stream; raise BrokerFailed where it is of others."""
-        found: Any = await self._client.xrevrange(topic, count=1)
-        log_id = _log_of(batch[0].id)
-        if found and _log_of(found[0][1].get(ID, "")) != log_id:
+    async def _last(self, topic: str, batch: Sequence[Outgoing]) -> tuple[Any, int]:
+        """Give the last entry of a stream, and the place behind which the server takes another.
+
+        That is the last entry's, unless readers have removed some. Raises BrokerFailed where the
+        entry is of others.
+        """
+        errors: Any = importlib.import_module("redis.exceptions")
+        try:
+            stream: Any = await self._client.xinfo_stream(topic)
+        except errors.ResponseError as error:
+            if _NO_STREAM not in str(error):
+                raise
+            return None, 0
+        entry, log_id = stream["last-entry"], _log_of(batch[0].id)
+        if entry and _log_of(entry[1].get(ID, "")) != log_id:
             raise BrokerFailed(
                 f"the Redis stream {topic!r} of {self._address} has entries that are not of this "
                 f"log, and ids that its positions would collide with: give the relay another topic",
                 passes=False,
             )
-        return found[0] if found else None
+        return entry, _place_of(stream["last-generated-id"])
 
     async def _add(self, batch: Sequence[Outgoing]) -> None:
         late = [message for message in batch if message.position <= self._ends[message.topic]]
@@ -137,11 +148,10 @@ class RedisOutlet:
             if found and self._is_this(message, found[0]):
                 continue
             topic = message.topic
-            last = await self._last(topic, [message])
+            last, top = await self._last(topic, [message])
             if last is not None and self._is_this(message, last):
                 continue
-            top = _place_of(last) or message.position
-            await self._client.xadd(topic, fields_of(message), id=f"{top}-*")
+            await self._client.xadd(topic, fields_of(message), id=f"{top or message.position}-*")
 
     def _is_this(self, message: Outgoing, entry: Any) -> bool:
         """Tell whether an entry is a message; raise BrokerFailed for one of another history."""
@@ -197,9 +207,9 @@ def _id_of(message: Outgoing) -> str:
     return f"{message.position}-0"
 
 
-def _place_of(entry: Any) -> int:
-    """Give the first part of an entry's id; 0 for none."""
-    return int(entry[0].partition("-")[0]) if entry else 0
+def _place_of(entry: str) -> int:
+    """Give the first part of an entry's id."""
+    return int(entry.partition("-")[0])
 
 
 def make_outlet(address: Address, name: str, tls: ssl.SSLContext | None) -> RedisOutlet:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,20 @@ def test_what_a_mutant_changes_stands_once_and_leaves_a_program(name: str) -> No
     assert text.count(mutant.old) == 1
     if mutant.file.endswith(".py"):
         ast.parse(text.replace(mutant.old, mutant.new))
+
+
+def test_what_a_mutant_plants_knows_its_names(tmp_path: Path) -> None:
+    """A test that fails by `NameError` catches a slip of the mutant and not its bug."""
+    for name, mutant in MUTANTS.items():
+        if mutant.file.endswith(".py"):
+            text = (TESTS.parent / mutant.file).read_text()
+            (tmp_path / f"{name}.py").write_text(text.replace(mutant.old, mutant.new))
+
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--quiet"]
+    done = subprocess.run(
+        [*ruff, "--select", "F821,F823", "--output-format", "concise", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout + done.stderr == ""

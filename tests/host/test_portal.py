@@ -22,6 +22,7 @@ from engine import (
     OutcomeUnknown,
     Receipt,
     Rejected,
+    StoreLocked,
     StoreRefused,
     UsageError,
 )
@@ -88,6 +89,88 @@ def test_the_first_of_many_threads_opens_a_portal_for_all(tmp_path: Path) -> Non
 
     assert sorted(versions) == list(range(1, 9))
     with pytest.raises(Closed):
+        portal.open()
+
+
+def test_a_portal_of_a_function_opens_when_the_log_is_free_again(tmp_path: Path) -> None:
+    def make() -> Engine:
+        return tallied(store=f"sqlite:{tmp_path / 'log.db'}")
+
+    portal = Portal(make)
+    with make().portal() as former:
+        former.execute(Add("a", 1))
+        for _ in range(2):
+            with pytest.raises(StoreLocked, match="very process"):
+                portal.open()
+
+    assert portal.open().execute(Add("a", 1)).version == 2
+    assert portal.call(lambda: portal.engine.state(Counter, "a")).total == 2
+    portal.close()
+    with pytest.raises(Closed, match="has stopped"):
+        portal.open()
+
+
+def test_a_portal_of_a_function_goes_on_after_its_engine_has_failed(tmp_path: Path) -> None:
+    failing = HeldStore()
+    failing.failures.append(unknown())
+    stores: list[Any] = [failing, f"sqlite:{tmp_path / 'log.db'}"]
+    portal = Portal(lambda: Engine([Counter], store=stores.pop(0)))
+    with pytest.raises(OutcomeUnknown):
+        portal.open().execute(Add("a", 1))
+    while portal.engine.failed is None:
+        pass  # its failure ends it a turn later
+
+    assert portal.open().execute(Add("a", 1)).version == 1
+    portal.close()
+
+
+def test_threads_that_wait_for_one_start_are_told_of_its_failure(tmp_path: Path) -> None:
+    begun, come, made = threading.Event(), threading.Semaphore(0), list[int]()
+
+    def make() -> Engine:
+        made.append(1)
+        begun.wait()
+        return Engine([Counter], store=f"sqlite:{tmp_path / 'nowhere' / 'log.db'}")
+
+    class Turn:
+        """Tells of each thread that has come to wait for its turn."""
+
+        def __init__(self, turn: Any) -> None:
+            self.turn = turn
+
+        def __enter__(self) -> None:
+            come.release()
+            self.turn.__enter__()
+
+        def __exit__(self, *raised: object) -> None:
+            self.turn.__exit__(*raised)
+
+    def refused(portal: Portal) -> BaseException:
+        with pytest.raises(StoreRefused) as raised:
+            portal.open()
+        return raised.value
+
+    portal = Portal(make)
+    portal._opening = Turn(portal._opening)  # type: ignore[assignment]  # pyright: ignore
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(refused, portal) for _ in range(4)]
+        for _ in asked:
+            come.acquire()
+        begun.set()
+        assert len({id(future.result()) for future in asked}) == len(made) == 1
+
+
+@pytest.mark.parametrize("given", [Engine, None, "sqlite:log.db"])
+def test_a_portal_is_of_an_engine_or_of_a_function(given: Any) -> None:
+    with pytest.raises(UsageError, match=r"as Portal\(make_engine\)"):
+        Portal(given)
+
+
+def test_the_function_of_a_portal_gives_an_engine() -> None:
+    portal = Portal(lambda: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UsageError, match="has not been opened"):
+        portal.execute(Add("a", 1))
+    with pytest.raises(UsageError, match="gave None, and no Engine"):
         portal.open()
 
 

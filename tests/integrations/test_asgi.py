@@ -83,7 +83,7 @@ EXPECTED: dict[type[BaseException], tuple[BaseException, int, str, str]] = {
     ProjectionFailed: (ProjectionFailed("boxes", 7, SECRET, SECRET), 500, "internal", "no"),
     RowRefused: (RowRefused("boxes_rows", SECRET), 500, "internal", "no"),
     StoreFailed: (StoreFailed(SECRET, written=None), 500, "internal", "no"),
-    StoreLocked: (StoreLocked(SECRET), 500, "internal", "no"),
+    StoreLocked: (StoreLocked(SECRET), 503, "closed", "yes"),
     StoreRefused: (StoreRefused(SECRET), 500, "internal", "no"),
     BrokerFailed: (BrokerFailed(SECRET, passes=True), 500, "internal", "no"),
     MessageRefused: (MessageRefused(SECRET), 500, "internal", "no"),
@@ -116,6 +116,15 @@ def test_no_error_of_the_engine_is_forgotten() -> None:
     }
 
     assert public - {EngineError, errors.NotRun} <= EXPECTED.keys()
+
+
+def test_what_is_said_to_be_logged_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    problem_of(StoreRefused("another log"))
+    problem_of(Rejected("no", "not now"))
+
+    assert [record.name for record in caplog.records] == ["foldline"]
+    assert "answered with 500 internal" in caplog.text
+    assert "StoreRefused: another log" in caplog.text
 
 
 def test_a_lost_precondition_tells_the_version_that_was_found() -> None:

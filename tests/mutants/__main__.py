@@ -79,6 +79,8 @@ class Outcome(msgspec.Struct, frozen=True):
     mutant: Mutant
     caught_by: str
     """The first failing test; empty where the mutant survived."""
+    because: str = ""
+    """What that test failed by, in a line."""
     problem: str = ""
     """Why the mutant says nothing: its text is not there, or its tests fail without it."""
     seeds: int = 0
@@ -137,7 +139,7 @@ def plant(shop: Workshop, name: str, mutant: Mutant, seeds: int = 0) -> Outcome:
     text = (shop.folder / mutant.file).read_text()
     count = text.count(mutant.old)
     if count != 1:
-        return Outcome(name, mutant, "", f"its text stands {count} times in {mutant.file}")
+        return Outcome(name, mutant, "", problem=f"its text stands {count} times in {mutant.file}")
     with shop.changed(mutant.file, text.replace(mutant.old, mutant.new)):
         seed = seed_of(mutant.tests)
         if seeds or not mutant.tests or seed is not None:
@@ -153,12 +155,14 @@ def judge(name: str, mutant: Mutant, run: Run) -> Outcome:
         return Outcome(name, mutant, "")
     # A fixture that fails is an error of its test; an error without a test is none of its own. What
     # a failed test leaves behind may end pytest itself with another status.
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", run.output, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)(?: - (.*))?", run.output, re.MULTILINE)
     if failed:
-        return Outcome(name, mutant, failed[1])
+        return Outcome(name, mutant, failed[1], failed[2] or "")
     if run.status < 0 or "Timeout (" in run.output:
         return Outcome(name, mutant, f"{run.begun or 'pytest'} by a hang or a death ({run.status})")
-    return Outcome(name, mutant, "", f"pytest ended with {run.status}: {run.output[-1_000:]}")
+    return Outcome(
+        name, mutant, "", problem=f"pytest ended with {run.status}: {run.output[-1_000:]}"
+    )
 
 
 def shown(output: str) -> str:
@@ -210,7 +214,7 @@ def report(outcome: Outcome) -> None:
     if outcome.problem:
         verdict = f"BROKEN: {outcome.problem}"
     print(f"{outcome.name} (promise {outcome.mutant.promise}: {outcome.mutant.breaks})")
-    print(f"    {verdict}", flush=True)
+    print(f"    {verdict}{f' ({outcome.because})' * bool(outcome.because)}", flush=True)
 
 
 class Shops:

@@ -46,6 +46,7 @@ class Workshop:
             **os.environ,
             "PYTHONPATH": str(self.folder),
             "PYTHONDONTWRITEBYTECODE": "1",
+            "COLUMNS": "200",  # pytest shortens to them by what a test failed
         }
         self._process = subprocess.Popen(
             [sys.executable, str(self.folder / "tests/mutants/forks.py")],

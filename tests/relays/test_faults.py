@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from engine import Engine, ProjectionLag
-from engine.relays import relay
+from engine import Command, Engine, ProjectionLag
+from engine.brokers import nats as nats_brokers
+from engine.relays import Consumer, Message, rabbitmq, relay
 from engine.relays.message import Outgoing
 from engine.relays.outlet import open_outlet
 from tests.relays.relaying import (
@@ -173,6 +174,38 @@ async def test_a_line_that_is_cut_in_the_middle_of_a_batch_loses_nothing(
 
     again = check_order(await broker.messages(topic), log_id, 300)
     assert again == 0 or not broker.drops_repetitions
+
+
+@pytest.mark.parametrize("name", ["nats", "rabbitmq"])
+async def test_a_consumer_that_waits_hears_that_its_line_says_nothing_more(
+    name: str, started: Any, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a switch or a firewall that forgets a connection. Each word is wanted more often here."""
+    monkeypatch.setattr(nats_brokers, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(rabbitmq, "HEARTBEAT_SECONDS", 1)
+    monkeypatch.setattr("aiormq.connection.Connection.HEARTBEAT_GRACE_MULTIPLIER", 1)
+    broker: Broker = started(name)
+    for each in (topic, f"{topic}-dead"):
+        await broker.create(each)
+
+    def to_command(message: Message) -> Command:
+        return Add("a", int(message.body))
+
+    async with line_to(broker.port) as line:
+        consumer = Consumer(
+            broker.url_of(USER, PASSWORD, port=line.port),
+            topic=broker.named(topic),
+            name=f"of-{topic}",
+            dead=broker.named(f"{topic}-dead"),
+            to_command=to_command,
+        )
+        async with Engine([Counter]) as engine, consumer.running(engine):
+            await broker.put(topic, "m-1", b"1")
+            await until(lambda: consumer.statistics().executed == 1)
+            line.silence()
+            await until(lambda: consumer.statistics().failures > 0)
+            await broker.put(topic, "m-2", b"2")
+            await until(lambda: consumer.statistics().executed == 2)
 
 
 async def test_a_message_that_is_too_large_is_parked_with_its_stream_and_stops_no_other(

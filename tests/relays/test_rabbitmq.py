@@ -119,6 +119,33 @@ async def test_a_message_without_an_id_is_buried(monkeypatch: pytest.MonkeyPatch
     assert inlet.buried == ["it has no id"]
 
 
+async def test_dead_that_find_no_room_keep_no_other_message_waiting(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    dead = f"{topic}-dead"
+    await rabbit.create(topic)
+    await rabbit.create(dead, arguments=full)
+    await rabbit.put(dead, "0", b"it has no room for another")
+    for name, body in (("1", b"no number"), ("2", b"5")):
+        await rabbit.put(topic, name, body)
+    consumer = Consumer(
+        rabbit.url,
+        topic=topic,
+        name="of-f",
+        dead=dead,
+        to_command=lambda message: Add("a", int(message.body)),
+    )
+    async with Engine([Counter]) as engine, consumer.running(engine):
+        await until(lambda: consumer.statistics().executed == 1)
+        await until(lambda: dead in (consumer.statistics().failure or ""))
+        async with await rabbit.client() as connection:
+            queue = await (await connection.channel()).get_queue(dead)
+            await queue.purge()
+            await until(lambda: consumer.statistics().buried == 1)
+    assert [m.body for m in await rabbit.messages(dead)] == [b"no number"]
+
+
 async def test_a_queue_that_is_not_there_ends_the_consumer(
     rabbit: RabbitServer, topic: str
 ) -> None:

@@ -99,6 +99,25 @@ async def test_what_was_parked_is_published_behind_the_others(
         assert check_order(await redis.messages(topic), engine._store.log_id, position) == 0
 
 
+@pytest.mark.parametrize("removed", [2, 4])
+async def test_what_readers_have_removed_may_be_published_again(
+    redis: RedisServer, topic: str, tmp_path: Path, removed: int
+) -> None:
+    """As after a crash before the checkpoint moved, or after a reset."""
+    store = f"sqlite:{tmp_path / 'log.db'}"
+    async with relaying(relay_to(redis, topic), store) as engine:
+        await published(engine, await add(engine, "a", "b", "a", "b"))
+        log_id = engine._store.log_id
+    async with redis.client() as client:
+        entries = await client.xrange(topic)
+        await client.xdel(topic, *(place for place, _ in entries[-removed:]))
+    async with relaying(relay_to(redis, topic, version=2), store, rebuild="auto") as engine:
+        await published(engine, await add(engine, "a"))
+    found = await redis.messages(topic)
+    assert check_order(found, log_id, 5) == 0
+    assert found[-1].attributes["sequence"] == "5", "none comes behind a later one"
+
+
 async def test_what_went_to_another_stream_before_is_in_order_where_it_goes_now(
     redis: RedisServer, topic: str, tmp_path: Path
 ) -> None:

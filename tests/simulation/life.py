@@ -22,13 +22,11 @@ from engine.engine import Engine
 from engine.errors import (
     Closed,
     Conflict,
-    Damaged,
     DeadlinePassed,
     HandlerFailed,
     KeyReused,
     NotRun,
     OutcomeUnknown,
-    Overloaded,
     ProjectionLag,
     Rejected,
     StoreFailed,
@@ -61,11 +59,12 @@ from .domain import (
     get_count,
     get_journey,
 )
+from .looking import Readers
 from .others import Others
 from .steward import Steward
-from .story import Operation, Seen, SeenTally, Sending, Story
+from .story import Operation, Seen, Sending, Story
 from .swarm import Ending
-from .tallies import GetTally, Tallies, lane_of, tallies_class
+from .tallies import Tallies, tallies_class
 
 __all__ = ["Life"]
 
@@ -115,6 +114,7 @@ class Life:
         self._decided_at: dict[int, float] = {}
         """By operation, when its handler began last, or returned, in the loop's seconds."""
         self._others = Others(story, random, loop)
+        self._readers = Readers(story, random, self._cell)
         self._steward = Steward(story, random, loop)
         self._headers: dict[str, str] = {}
         """Filled by each call anew, while what was sent before is still under way."""
@@ -385,7 +385,7 @@ class Life:
         sending.answer = answer
         self._check_answer(operation, answer, deadline, self._loop.time() - began)
         if isinstance(answer, Receipt) and self._random.random() < 0.3:
-            await self._look(engine, operation, answer)
+            await self._readers.look(engine, operation, answer)
             await self._reuse_key(engine, operation, answer)
 
     def _check_answer(
@@ -434,66 +434,6 @@ class Life:
         with contextlib.suppress(KeyReused, NotRun, OutcomeUnknown):
             got = await engine.execute(other, key=operation.key)
             self._problem(f"P8: the key of operation {operation.number} gave another one {got}")
-
-    # -- readers ------------------------------------------------------------------------------
-
-    async def _look(self, engine: Engine, operation: Operation, receipt: Receipt) -> None:
-        cell = operation.command.cell_id
-        begun = self._story.tick()
-        with contextlib.suppress(ProjectionLag, TimeoutError, Closed, StoreFailed):
-            chance = self._random.random()
-            if self._swarm.tally_versions and self._random.random() < 0.5:
-                await self._look_at_tally(engine, operation, receipt)
-            elif chance < 0.45:
-                await self._look_at_view(engine, cell, begun, receipt)
-            elif chance < 0.6:
-                await self._look_at_the_past(engine, cell, receipt)
-            else:
-                state: Any = await engine.state(self._cell, cell)
-                ended = self._story.tick()
-                seen = Seen("state", cell, begun, ended, state.version, state.total)
-                self._story.seen.append(seen)
-
-    async def _look_at_view(self, engine: Engine, cell: str, begun: int, receipt: Receipt) -> None:
-        at = self._random.choice((receipt, None))
-        row = await engine.query(GetCell(cell), at=at)
-        if at is not None and receipt.version and (row is None or row.events < receipt.version):
-            self._problem(f"P10: {cell} does not see its own write: {row} at {receipt}")
-        if row is not None:
-            ended = self._story.tick()
-            shown = Seen("view", cell, begun, ended, row.events, row.total, row.position)
-            self._story.seen.append(shown)
-
-    async def _look_at_the_past(self, engine: Engine, cell: str, receipt: Receipt) -> None:
-        """See the views as of an acknowledged event: with it, and with nothing behind it."""
-        if not receipt.version:
-            return
-        # More at once than are allowed are refused, and a flipped bit is met by whoever reads.
-        refusals = (Overloaded, Damaged) if self._swarm.flipped else (Overloaded,)
-        with contextlib.suppress(*refusals):
-            async with engine.past(position=receipt, projections=[Cells]) as past:
-                row = await past.query(GetCell(cell))
-            if row is None or (row.events, row.position) != (receipt.version, receipt.position):
-                self._problem(f"P14: the past at {receipt} shows {row}")
-            else:
-                self._story.looked_back += 1
-
-    async def _look_at_tally(self, engine: Engine, operation: Operation, receipt: Receipt) -> None:
-        command = operation.command
-        writes = isinstance(command, Put | Slowly) and receipt.version
-        at = self._random.choice((receipt, None)) if writes else None
-        lane = f"cell:{command.cell_id}"
-        if self._swarm.tally_lanes:
-            lane = lane_of(command, None)
-        begun = self._story.tick()
-        row = await engine.query(GetTally(lane), at=at)
-        version, positions = (0, ()) if row is None else (row.version, tuple(row.positions))
-        asked_at = 0 if at is None else receipt.position
-        self._story.seen_tallies.append(
-            SeenTally(
-                lane, self._story.lives, begun, self._story.tick(), version, positions, asked_at
-            )
-        )
 
     # -- the end ------------------------------------------------------------------------------
 

@@ -17,12 +17,17 @@ class Line:
         """Bytes until it breaks, in the direction of the server; None for never."""
         self.cuts = 0
         self._writers: list[asyncio.StreamWriter] = []
+        self._silent: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
         """Break all connections through it."""
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
+
+    def silence(self) -> None:
+        """Let all connections through it say nothing more to either end, and not end."""
+        self._silent.update(self._writers)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -34,6 +39,8 @@ class Line:
         answers = asyncio.ensure_future(self._answer(back, writer))
         try:
             while data := await reader.read(65_536):
+                if writer in self._silent:
+                    continue
                 if self.left is not None:
                     part, self.left = data[: self.left], self.left - len(data)
                     if self.left <= 0:
@@ -53,11 +60,14 @@ class Line:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65_536):
+                if writer in self._silent:
+                    continue
                 writer.write(data)
                 await writer.drain()
         except OSError:
             pass
-        writer.transport.abort()
+        if writer not in self._silent:
+            writer.transport.abort()
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checka
 
 import msgspec
 
+from ...errors import StoreRefused
 from ...limits import Limits
 from ...model.conditions import Filter
 from ...model.projection import Dialect, Projection, ProjectionDefinition, TableDefinition
@@ -45,6 +46,7 @@ __all__ = [
     "ViewsState",
     "ViewsStates",
     "ViewsStore",
+    "row_of_another",
     "what_of",
 ]
 
@@ -476,3 +478,13 @@ class Scrubbed(Protocol):
 def what_of(name: str, version: int) -> str:
     """Tell an event's type, as "order-created v1"."""
     return f"{name} v{version}"
+
+
+def row_of_another(part: Part, table: str, key: Scalar, owner: int) -> StoreRefused:
+    """Say that a part needs a row that belongs to another slice."""
+    return StoreRefused(
+        f"row {key!r} of {table} belongs to slice {owner} of projection "
+        f"{part.definition.name!r}, and slice {part.slice} needs it: events of different keys "
+        f"change one row. Give the projection a `sequence` that has one key for all events of a "
+        f"row, or `slices=1`. Nothing was written"
+    )

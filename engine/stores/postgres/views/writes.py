@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ....errors import RowRefused, StoreFailed, StoreRefused
 from ....model.rows import Flat, Scalar
-from ...contract.views import Changes, Checkpoint, Part
+from ...contract.views import Changes, Checkpoint, Part, row_of_another
 from ..failures import described_failure, sqlstate_of
 from .catalog import Catalog
 from .link import Link, Place, is_unfit, limited, transaction
@@ -92,14 +92,7 @@ class Writes:
         query, values = sql.of_others(keys, part.slice)
         others = await link.run(query, *values)
         if others:
-            key, owner = others[0]
-            name = part.definition.name
-            raise StoreRefused(
-                f"row {key!r} of {sql.definition.name} belongs to slice {owner} of projection "
-                f"{name!r}, and slice {part.slice} needs it: events of different keys change one "
-                f"row. Give the projection a `sequence` that has one key for all events of a row, "
-                f"or `slices=1`. Nothing was written"
-            )
+            raise row_of_another(part, sql.definition.name, *others[0])
 
     async def rows(self, link: Link, changes: Changes) -> None:
         """Write the rows of a part; raise RowRefused for one that its table does not take."""

@@ -15,12 +15,11 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import apsw
 
-from ....errors import StoreFailed, StoreRefused
+from ....errors import StoreFailed
 from ....limits import Limits
 from ....model.projection import Projection, ProjectionDefinition
 from ....model.rows import Flat, Scalar
@@ -48,8 +47,6 @@ from ..connection import (
     failures,
     make_wal_durable,
     open_writer,
-    readable,
-    refused_rows,
     run,
     set_pragma,
     transaction,
@@ -67,12 +64,11 @@ from .queries import TableReads
 from .requests import read_standstills
 from .shown import Shown
 from .sql_tables import GivesNothing, Statements, check_dialect
-from .tables import TableSql
+from .writes import fetch_rows, write_rows
 
 __all__ = ["SqliteViews"]
 
 T = TypeVar("T")
-_KEY: Final = itemgetter(0)
 _CHECKPOINT: Final = """
     SELECT position, checksum FROM checkpoints WHERE projection = ? AND build = ? AND slice = ?"""
 
@@ -224,34 +220,7 @@ class SqliteViews(TableReads):
         self, part: Part, keys: Mapping[str, Sequence[Scalar]]
     ) -> Mapping[str, Sequence[Flat]]:
         """Give the rows of these keys, by table attribute."""
-        return await self._on_writer(self._fetch, part, keys)
-
-    def _fetch(
-        self, connection: apsw.Connection, part: Part, keys: Mapping[str, Sequence[Scalar]]
-    ) -> Mapping[str, Sequence[Flat]]:
-        found: dict[str, Sequence[Flat]] = {}
-        for attribute, wanted in keys.items():
-            sql = self._keeper.tables(part.definition.name, part.build)[attribute]
-            if sql.sliced:
-                self._refuse_others(connection, sql, part, wanted)
-            with readable(sql.definition.name):
-                found[attribute] = sql.rows_of(run(connection, *sql.fetch(wanted)))
-        return found
-
-    def _refuse_others(
-        self, connection: apsw.Connection, sql: TableSql, part: Part, keys: Sequence[Scalar]
-    ) -> None:
-        """Raise StoreRefused where a row of these keys belongs to another slice."""
-        others = run(connection, *sql.of_others(keys, part.slice))
-        if others:
-            key, owner = others[0]
-            name = part.definition.name
-            raise StoreRefused(
-                f"row {key!r} of {sql.definition.name} belongs to slice {owner} of projection "
-                f"{name!r}, and slice {part.slice} needs it: events of different keys change one "
-                f"row. Give the projection a `sequence` that has one key for all events of a row, "
-                f"or `slices=1`. Nothing was written"
-            )
+        return await self._on_writer(fetch_rows, self._keeper, part, keys)
 
     def write(self, changes: Changes) -> Awaitable[bool]:
         """Write rows, parked events and checkpoint in one transaction, with other writes that wait.
@@ -274,11 +243,7 @@ class SqliteViews(TableReads):
         connection = self._connection
         with self._noting_failed_syncs(), transaction(connection):
             for changes in together:
-                part = changes.part
-                for attribute, rows in changes.rows.items():
-                    sql = self._keeper.tables(part.definition.name, part.build)[attribute]
-                    with refused_rows(sql.definition.name):
-                        self._write_rows(connection, sql, part, rows)
+                write_rows(connection, self._keeper, changes)
                 self._settle(connection, changes)
 
     def _wrote(self, together: Sequence[Changes]) -> None:
@@ -339,27 +304,6 @@ class SqliteViews(TableReads):
         after = self.transactions(part.definition.name)[1]
         self._seen[part.definition.name] = after, after
         self._reach("views.committed")
-
-    def _write_rows(
-        self,
-        connection: apsw.Connection,
-        sql: TableSql,
-        part: Part,
-        rows: Mapping[Scalar, Flat | None],
-    ) -> None:
-        # In the order of the keys, so that neighbours in the table are written together.
-        flats = [flat for _, flat in sorted(rows.items(), key=_KEY) if flat is not None]
-        if sql.sliced:
-            flats = [(*flat, part.slice) for flat in flats]
-        for statement in sql.upserts(flats):
-            run(connection, *statement)
-            if sql.sliced and connection.changes() != sql.rows_in(statement):
-                self._refuse_others(connection, sql, part, list(rows))
-        gone = [key for key, flat in rows.items() if flat is None]
-        if gone:
-            if sql.sliced:
-                self._refuse_others(connection, sql, part, gone)
-            run(connection, *sql.delete(gone))
 
     async def parked_keys(self, part: Part) -> Mapping[str, int]:
         """Give the keys of a part whose events are parked, and how many of each."""
