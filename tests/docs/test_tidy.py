@@ -26,6 +26,7 @@ ALLOWED = {
     "runtime.native": {"threading", "time"},  # threads that gevent has replaced
     "stores.sqlite.held_files": {"os", "threading"},  # the machine's files
     "stores.sqlite.lock_files": {"os"},
+    "stores.sqlite.marks": {"os"},
     "stores.sqlite.system_files": {"os"},
     "imports.event_stores": {"uuid"},  # UUID: the type of a value that is read
     "stores.umadb.form": {"uuid"},  # UUID: the type of a value that is sent

@@ -53,7 +53,9 @@ async def test_the_file_and_what_lies_beside_it_are_the_owners_alone(store: Sqli
     folder = Path(store.path).parent
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
-    assert modes == dict.fromkeys(["log.db", "log.db-wal", "log.db-shm", "log.db.lock"], 0o600)
+    assert modes == dict.fromkeys(
+        ["log.db", "log.db-wal", "log.db-shm", "log.db.end", "log.db.lock"], 0o600
+    )
 
 
 async def test_every_setting_took(store: SqliteStore) -> None:

@@ -61,6 +61,7 @@ async def prepared(path: Path) -> None:
         connection.commit()
 
 
+_RESTORE = "import sqlite3; sqlite3.connect('backup.db').backup(sqlite3.connect('log.db'))"
 HARM: Mapping[str, str] = {
     "an old backup": "cp backup.db log.db",
     "an old backup with its time": "cp -p backup.db log.db",
@@ -70,6 +71,7 @@ HARM: Mapping[str, str] = {
     "a cut": "truncate -s 16384 log.db",
     "an empty write-ahead log": ": >log.db-wal",
     "a cut write-ahead log": "truncate -s 4096 log.db-wal",
+    "an old backup by a transaction": f'{sys.executable} -c "{_RESTORE}"',
 }
 """What is done from a shell: in the engine's own process it would let go of the locks too."""
 

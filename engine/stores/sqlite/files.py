@@ -15,7 +15,7 @@ from ...runtime.ports import Ports
 from .lock_files import FileId, FileLock
 from .system_files import SystemFiles
 
-__all__ = ["FileId", "FileLock", "Files", "Lock", "SystemFiles", "beside", "files_of"]
+__all__ = ["FileId", "FileLock", "Files", "Lock", "Mark", "SystemFiles", "beside", "files_of"]
 
 
 class Lock(Protocol):
@@ -23,6 +23,22 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Give it back; a second call does nothing."""
+        ...
+
+
+class Mark(Protocol):
+    """A small file that says what its writer last knew; it never fails, and is not synced."""
+
+    def read(self) -> bytes:
+        """Give what it says; nothing where there is none, or something else."""
+        ...
+
+    def write(self, said: bytes) -> None:
+        """Write over what it says: `foldline ` and the rest, with as many bytes each time."""
+        ...
+
+    def close(self, *, removing: bool) -> None:
+        """Write to it no more; with `removing` it goes."""
         ...
 
 
@@ -108,6 +124,10 @@ class Files(Protocol):
 
     def blank(self, path: str, places: Sequence[int], size: int) -> None:
         """Write `size` zeros at some places of a file, of which the same holds; not synced."""
+        ...
+
+    def mark(self, path: str) -> Mark:
+        """Give a small file that is written over in place; nothing is opened or made."""
         ...
 
     def make(self, path: str) -> None:

@@ -20,6 +20,7 @@ import apsw
 from ...errors import StoreRefused
 from .held_files import FileHold, check_not_inherited, connected, is_held, next_descriptor
 from .lock_files import QUIETLY, FileId, FileLock, is_locked, lives, note_in, plain_file
+from .marks import FileMark
 from .room import DiskRoom
 
 __all__ = ["SystemFiles"]
@@ -158,6 +159,10 @@ class SystemFiles(DiskRoom):
                 os.pwrite(descriptor, bytes(size), place)
         finally:
             os.close(descriptor)
+
+    def mark(self, path: str) -> FileMark:
+        """Give a small file that is written over in place; nothing is opened or made."""
+        return FileMark(path)
 
     def make(self, path: str) -> None:
         """Make an empty file of mode 0600 where nothing is; raises OSError."""

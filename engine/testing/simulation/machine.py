@@ -131,6 +131,10 @@ class SimulatedFiles(SystemFiles):
         for place in places:
             self._disk.blank(Path(path), place, size)
 
+    def mark(self, path: str) -> Any:
+        """Give what keeps nothing: a loss of power may take what is not synced."""
+        return _NoMark()
+
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
         super().remove(path)
@@ -142,6 +146,17 @@ class SimulatedFiles(SystemFiles):
             raise OSError("the power is gone")
         super().place(path, to)
         self._disk.renamed(Path(path).name, Path(to).name)
+
+
+class _NoMark:
+    def read(self) -> bytes:
+        return b""
+
+    def write(self, said: bytes) -> None:
+        """Write nothing."""
+
+    def close(self, *, removing: bool) -> None:
+        """Do nothing."""
 
 
 class _Lock:

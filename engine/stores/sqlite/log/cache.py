@@ -16,6 +16,7 @@ from ....model.stored import EventType
 from ...contract.log import Appended, Batch, Head, Plan, claim_keys, fired_keys, plan
 from ..connection import run
 from .claims import read_holders
+from .contents import check_last
 from .heads import read_head, read_types, read_versions
 from .pages import Types
 from .schema import check_inserted, insert_streams
@@ -33,7 +34,8 @@ _TYPE: Final = "SELECT name, version FROM event_types WHERE number = ?"
 class LogCache:
     """What is remembered of one log file."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str) -> None:
+        self._path = path
         self.head = Head()
         self.streams: dict[str, tuple[int, int]] = {}
         """Number and version by name."""
@@ -50,7 +52,12 @@ class LogCache:
         ]
 
     def refresh(self, connection: Any) -> None:
-        """Read again all that the writer remembers of the file."""
+        """Read again all that the writer remembers of the file.
+
+        Raises StoreRefused where its last event is not there any more.
+        """
+        if self.head.position:
+            check_last(connection, self._path, self.head)
         self.streams.clear()
         self.read_types(connection)
         self.head = read_head(connection)

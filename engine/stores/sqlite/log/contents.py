@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -25,7 +25,7 @@ from ..wal import WalMerger
 from .damage import Wal, check_beside, check_counts
 from .heads import read_head
 
-__all__ = ["Contents"]
+__all__ = ["Contents", "check_last"]
 
 _CHECKSUM: Final = "SELECT checksum FROM events WHERE position = ?"
 _PASSING: Final = (apsw.BusyError, apsw.LockedError, apsw.CantOpenError, apsw.NoMemError, OSError)
@@ -47,6 +47,11 @@ class Contents(Place):
         self._head = head
         self._folds: int | None = self._folding()
         self._seen = self._look_at()
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What the database's file was when it was seen last."""
+        return self._seen[0]
 
     def check(self) -> None:
         """Raise as that of a place does, also where nobody may open the file any more."""
@@ -85,9 +90,8 @@ class Contents(Place):
                 harden(connection)
                 set_reading(connection)
                 head = read_head(connection)
-                found = run(connection, _CHECKSUM, (known.position,))
-                if known.position and found != [(known.checksum,)]:
-                    raise StoreRefused(f"position {known.position} has another event, or none")
+                if known.position:
+                    check_last(connection, self._path, known)
                 check_counts(connection, self._files, self._path, head, Wal(0))
         except _PASSING as error:
             raise StoreFailed(
@@ -96,8 +100,18 @@ class Contents(Place):
                 written=False,
             ) from error
         except (apsw.Error, Damaged, StoreRefused, UnicodeDecodeError) as error:
-            raise StoreRefused(
-                f"{self._path} does not have any more what was written to it: another program has "
-                f"written over it, or cut it ({error}). Nothing more is written or believed. Stop "
-                f"that program; put a backup in its place only while no engine runs"
-            ) from error
+            raise _written_over(self._path, str(error)) from error
+
+
+def check_last(connection: Any, path: str, known: Head) -> None:
+    """Raise StoreRefused where the last event that was written is not there any more."""
+    if run(connection, _CHECKSUM, (known.position,)) != [(known.checksum,)]:
+        raise _written_over(path, f"position {known.position} has another event, or none")
+
+
+def _written_over(path: str, why: str) -> StoreRefused:
+    return StoreRefused(
+        f"{path} does not have any more what was written to it: another program has written over "
+        f"it, or cut it ({why}). Nothing more is written or believed. Stop that program; put a "
+        f"backup in its place only while no engine runs"
+    )

@@ -50,6 +50,7 @@ from .cache import LogCache
 from .claims import change_claims
 from .contents import Contents
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
+from .ending import Ending
 from .heads import read_kinds, read_log_id
 from .pages import read_feed, read_streams
 from .schema import (
@@ -85,12 +86,13 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._lock: Lock | None = None
         self._hold: Lock | None = None
         self._place: Contents | None = None
+        self._ending: Ending | None = None
         self._writer: Worker | None = None
         self._reader: Worker | None = None
         self._connection: Any = None
         self._reading: Any = None
         self._log_id = ""
-        self._known = LogCache()
+        self._known = LogCache(self.path)
         self._stopped: BaseException | None = None
         self._merger: WalMerger | None = None
 
@@ -131,11 +133,13 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         try:
             files, path = files_of(self._ports), self.path
             check_beside(files, path)
+            self._ending = Ending(path, files)
             connection = self._connection = open_writer(files, path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
             version = read_schema_version(connection, path, len(MIGRATIONS))
             wal = read_wal(connection, files, path)
             check_schema(connection, path, version)
+            self._ending.check(connection, is_new=version < len(MIGRATIONS))
             if version == 0:
                 set_pragma(connection, "page_size", PAGE_BYTES)
             for pragma, value in durable_settings():
@@ -227,8 +231,11 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._known.forget()
         self._place = None
         stopped, self._stopped = self._stopped, None
+        ending, self._ending = self._ending, None
         # The last connection to close merges the write-ahead log in and removes it.
         self._close(connection, merging=stopped is None)
+        if ending is not None:
+            ending.close(in_peace=stopped is None)
 
     def _close(self, connection: Any, *, merging: bool = True) -> None:
         if connection is not None:
@@ -271,6 +278,8 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._commit(connection)
         self._look_around(written=None)
         self._known.keep(planned)
+        if planned.events and self._ending is not None and self._place is not None:
+            self._ending.note(self._log_id, self._known.head, self._place.stamp)
         self._reach("store.committed")
         return Committed(planned.outcomes, planned.events, timers)
 
@@ -335,6 +344,9 @@ class SqliteStore(KeptBeside, SeenOnDisk):
     def _not_written(self, connection: Any, error: BaseException) -> NoReturn:
         """Take back what was not committed, and say so."""
         self._roll_back(connection)
+        if isinstance(self._stopped, StoreRefused):
+            why = str(self._stopped)
+            raise StoreFailed(why, written=False, stopped=True) from self._stopped
         if self._stopped is not None:
             raise StoreFailed(
                 f"{self.path}: {error}, and the transaction could not be taken back", written=None
@@ -352,7 +364,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             self._known.forget()
             if self._stopped is None:
                 self._known.refresh(connection)
-        except apsw.Error as error:
+        except (apsw.Error, StoreRefused) as error:
             self._stopped = error
 
     # -- the write-ahead log ----------------------------------------------------------------
