@@ -199,6 +199,11 @@ class BoundaryActor(Actor):
         else:
             super()._be_live()
 
+    def stored_elsewhere(self, position: int) -> None:
+        """Note that a decision is durable that it has folded, up to this position."""
+        self._kept = None  # to go back would lose events that it does not read again
+        self.read_at = position
+
     def settled(self, entry: Entry, position: int) -> None:
         """Note that an entry is durable, which it has folded."""
         self._kept = None

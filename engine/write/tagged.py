@@ -51,7 +51,7 @@ class Tagged:
                 place += 1
         for owner in entry.readers:
             if isinstance(owner, BoundaryActor):
-                owner.read_at = events[-1].position
+                owner.stored_elsewhere(events[-1].position)
 
     def _bring(self, have_it: Set[str], stored: StoredEvent, tags: Sequence[str]) -> None:
         for begin, find in self._routes.get(stored.name, ()):

@@ -259,6 +259,21 @@ async def test_an_event_of_another_writer_that_nobody_noticed_is_not_forgotten()
         assert await answers(engine, Enrol("c", "u")) == ["full"]
 
 
+async def test_what_a_boundary_without_events_of_its_own_has_folded_is_not_taken_back() -> None:
+    """It is read again since another writer came: behind the last decision, not before it."""
+    store = HeldStore()
+    async with school(store=store) as engine:
+        for course in "abcd":
+            await engine.execute(Offer(course, 9))
+        for course in "abc":
+            await engine.execute(Enrol(course, "s"))
+        await behind(store, "elsewhere:1", 0, "e", "t")
+        await engine.execute(Issue())  # writes behind it
+
+        assert await answers(engine, Enrol("d", "s")) == ["too-many"]
+        assert (await engine.state(Student, "s")).courses == 3
+
+
 async def test_what_an_aggregate_writes_while_a_decision_is_on_its_way_counts() -> None:
     """It is in the same batch, before it: the decision alone is decided anew."""
     store = HeldStore()
