@@ -28,6 +28,7 @@ from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan
 from .declared import AnswerDefinition, answers_of, check_awaited, judged
+from .inside import ViewsFor, answering, views_inside
 from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "Answers", "Followed"]
@@ -37,8 +38,9 @@ A = TypeVar("A")
 
 AT_SECONDS: Final = 5.0
 """How long a query `at` a position may take, unless it says otherwise."""
-TORN_MAX: Final = 3
-"""How often in a row a query is asked whose answer may have seen two states: in memory alone."""
+HOLDING: Final = (0, 0, 0.5)
+"""A query whose answer may have seen two states, in memory alone, is asked again: for how many
+seconds writes wait for each try at most. For the last one it is `Limits.state_seconds`."""
 
 
 class Followed(Protocol):
@@ -85,6 +87,8 @@ class _Asked(msgspec.Struct):
     position: int
     timeout: float | None
     reads: Reads | None
+    inside: ViewsFor | None
+    """What the answer reads that has asked it, if one has."""
     read: set[str] = msgspec.field(default_factory=set)
     """The projections that the answer has read."""
     positions: Mapping[str, int] | None = None
@@ -144,6 +148,7 @@ class Answers:
         self.acknowledged: Callable[[], int] = int
         """Gives a position that the log surely has: then it is not asked for its end."""
         self._waits_max = limits.waits_at
+        self._state_seconds = limits.state_seconds
         self._waits = 0
         self._projectors = projectors
         self._stopwatch = stopwatch
@@ -195,13 +200,18 @@ class Answers:
 
         `reads` gets to know what the answer reads. Raises ProjectionLag where the views are not
         there in time, TimeoutError where the answer itself takes longer than `timeout` seconds,
-        UsageError for a query that nothing here answers.
+        UsageError for a query that nothing here answers, and for `at` inside of another answer.
         """
         definition = self._definition_of(query)
-        position = position_of(at)
+        position, inside = position_of(at), views_inside(self._by_query)
+        if inside is not None and at is not None:
+            raise UsageError(
+                f"an answer asks {type(query).__name__} with `at`, and all that it reads is one "
+                f"state of the views: ask without, and give `at` to the query that it answers"
+            )
         if timeout is None and at is not None:
             timeout = AT_SECONDS
-        answer: A = await self._ask(_Asked(query, definition, position, timeout, reads))
+        answer: A = await self._ask(_Asked(query, definition, position, timeout, reads, inside))
         return answer
 
     async def look(self, query: Query[A]) -> tuple[A, Mapping[str, int] | None]:
@@ -209,7 +219,7 @@ class Answers:
 
         That is None where it has read nothing. Raises what `ask` does.
         """
-        asked = _Asked(query, self._definition_of(query), 0, None, None)
+        asked = _Asked(query, self._definition_of(query), 0, None, None, None)
         answer: A = await self._ask(asked)
         positions = asked.positions
         if positions is None or not asked.read:
@@ -289,32 +299,43 @@ class Answers:
         for name in asked.definition.projections or ():
             if name in self._left_out:
                 raise ProjectionUnserved(name)
-        for last in (False,) * (TORN_MAX - 1) + (True,):
-            state = self._store.state(holding=last)
+        if asked.inside is not None:
+            answer = await asked.definition.function(
+                own_copy(asked.query), asked.inside(asked.definition)
+            )
+            check_awaited(asked.query, answer)
+            return answer
+        for holding in (*HOLDING, self._state_seconds):
+            state = self._store.state(holding=holding)
             views = self._views.of(state, asked.reads)
             if asked.reads is not None:
                 asked.reads.begin()
             try:
                 # A query that is watched, or torn, is asked more than once.
-                answer = await asked.definition.function(own_copy(asked.query), views)
+                with answering(self._by_query, partial(_same, views)):
+                    answer = await asked.definition.function(own_copy(asked.query), views)
             except StopAsyncIteration as error:
                 # Whoever watches would take it for the end of his watch.
                 name = type(asked.query).__name__
                 raise UsageError(f"the answer to {name} raised StopAsyncIteration") from error
             except Exception:
-                if last or not state.is_torn:
+                if not state.is_torn or holding == self._state_seconds:
                     raise
             else:
                 for name in views.read & self._left_out:
                     raise ProjectionUnserved(name)  # a statement has read what nobody keeps
                 check_awaited(asked.query, answer)
-                if last or not state.is_torn:
+                if not state.is_torn:
                     return answer
             finally:
                 asked.read |= views.read - self._left_out
                 asked.positions = state.positions
                 state.end()
-        raise AssertionError("the last try gives an answer or raises")
+        raise TimeoutError(
+            f"the answer to {type(asked.query).__name__} takes longer than {self._state_seconds} "
+            f"s, for which views in memory stand still for it (Limits.state_seconds): make it read "
+            f"less, or raise the limit. Asking again is safe"
+        )
 
     def projections_of(self, query: Query[Any]) -> Sequence[str]:
         """Give which projections a query `at` a position waits for.
@@ -396,6 +417,10 @@ class Answers:
         if behind:
             states = {name: concerned[name].state for name in behind}
             raise ProjectionLag(position, behind, dict(states))
+
+
+def _same(views: Views, _: AnswerDefinition) -> Views:
+    return views
 
 
 def _too_slow(asked: _Asked) -> str:

@@ -42,6 +42,7 @@ from ..stores.contract.log import LogSource
 from ..stores.contract.views import Checkpoint, Part, ViewsSource, what_of
 from ..stores.own import FrozenViews, views_in_memory
 from .declared import AnswerDefinition
+from .inside import answering
 from .views import Views
 
 __all__ = ["PastViews", "Pasts"]
@@ -249,8 +250,10 @@ class PastViews:
                 f"{sorted(folded)}: name what is asked in `projections=[...]`"
             )
         await self._pasts.allow(self._principal, query)
-        views = self._pasts.views_of(definition, self._views)
-        return cast("A", await definition.function(query, views))
+        pasts, all_views = self._pasts, self._views
+        views = pasts.views_of(definition, all_views)
+        with answering(pasts.answers, lambda inner: pasts.views_of(inner, all_views)):
+            return cast("A", await definition.function(query, views))
 
     @property
     def tables(self) -> ViewsSource:

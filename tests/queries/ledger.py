@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,20 @@ async def count(views: Views) -> int:
     return await views.count(Mirror.rows)
 
 
-BETWEEN: list[Callable[[], Awaitable[None]]] = []
+BETWEEN: list[Callable[[], Coroutine[Any, Any, None]]] = []
 """What happens between the first read of `Twice` and the second."""
+
+
+async def beside(call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do what somebody else does meanwhile: not inside of the answer."""
+    await asyncio.get_running_loop().create_task(call(), context=Context())
 
 
 @answers
 async def twice(query: Twice, views: Views) -> tuple[Any, Any]:
     first = await READS[query.first](views)
     for call in BETWEEN:
-        await call()
+        await beside(call)
     return first, await READS[query.second](views)
 
 

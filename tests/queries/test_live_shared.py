@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from engine import ProjectionLag
-from engine.queries.answers import TORN_MAX
 from engine.queries.question import own
 from tests.queries.watching import CALLER, Held, IsRich, Pair, Watcher, add, now, watched, within
 from tests.support.counters import Add, Empty
@@ -146,22 +145,6 @@ async def test_an_answer_that_has_seen_two_states_is_asked_again() -> None:
         await watcher.sees((1, 1))
 
         assert engine.statistics().live.torn == 1
-
-
-async def test_an_answer_that_never_sees_one_state_is_given_all_the_same() -> None:
-    async with watched() as engine:
-
-        async def between() -> None:
-            receipt = await engine.execute(Add("b", 1))
-            await engine.query(GetTallies(), at=receipt)
-
-        now().between = between
-        live = engine.watch(Pair())
-
-        assert await within(anext(live)) == (0, TORN_MAX)
-        assert engine.statistics().live.asks == TORN_MAX
-        assert engine.statistics().live.torn == TORN_MAX - 1
-        await live.aclose()
 
 
 # -- at a position ---------------------------------------------------------------------------

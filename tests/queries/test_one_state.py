@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 import pytest
 
-from engine import Engine, Onlooker, UsageError, Views, answers
+from engine import Engine, Limits, Onlooker, UsageError, Views, answers
 from engine.stores.sqlite.connection import OnlyReads
 from tests.queries.ledger import (
     BETWEEN,
@@ -102,6 +102,46 @@ async def test_in_memory_writes_wait_for_an_answer_that_saw_two_states_twice() -
         assert await engine.query(Twice("get", "sql")) == (3, 3)
         assert asked == [0, 1, 2]
         await asyncio.gather(*writes)
+
+
+async def test_in_memory_answers_beside_each_other_see_one_state_each() -> None:
+    """One holds writes up after the other, and writes get their turn in between."""
+    async with Engine(
+        [Counter], projections=[Ledger, Mirror], answers=[twice, total_now]
+    ) as engine:
+        await add(engine, 1)
+        writes: list[asyncio.Task[None]] = []
+
+        async def another() -> None:
+            writes.append(asyncio.ensure_future(add(engine, 1)))
+            await asyncio.wait(writes[-1:], timeout=0.2)
+
+        BETWEEN.append(another)
+        answers = await asyncio.gather(*(engine.query(Twice("get", "sql")) for _ in range(4)))
+        assert all(first == second for first, second in answers), answers
+        assert len({first for first, _ in answers}) > 1, "writes were made between two of them"
+        await asyncio.gather(*writes)
+
+
+async def test_in_memory_an_answer_has_as_long_as_one_state_may_be_read() -> None:
+    """It holds writes up for that long at most. What saw two states even then is not given."""
+    async with Engine(
+        [Counter],
+        projections=[Ledger, Mirror],
+        answers=[twice, total_now],
+        limits=Limits(state_seconds=1),
+    ) as engine:
+        await add(engine, 1)
+        tries: list[int] = []
+
+        async def another() -> None:
+            tries.append(len(tries))
+            await add(engine, 1)  # waits for the views, which wait for this answer
+
+        BETWEEN.append(another)
+        with pytest.raises(TimeoutError, match=r"1 s, .*Limits\.state_seconds.*again is safe"):
+            await engine.query(Twice("get", "sql"))
+        assert len(tries) == 4
 
 
 async def test_what_reads_after_its_answer_was_given_is_refused(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ async def test_an_onlooker_refuses_it_at_once_too(tmp_path: Any) -> None:
 async def test_how_many_wait_for_a_position_is_bounded() -> None:
     async with summed(limits=Limits(waits_at=2)) as engine:
         assert isinstance(engine._views, SqliteViews)
-        release = engine._views._shown.hold()
+        release = await engine._views._shown.holds.begin(30)
         receipt = await engine.execute(Add("a", 1))
         asked = [asyncio.ensure_future(engine.query(Total("get"), at=receipt)) for _ in range(2)]
         await until(lambda: engine._wiring.answers._waits == 2)

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from engine import Engine, LiveQuery, Meta, Projection, Query, Row, Table, Views, answers, projects
+from tests.queries.ledger import beside
 from tests.support.counters import Add, Added, Counter
 from tests.support.tallies import GetTallies, Tallies, get_tallies, get_tally
 from tests.support.waiting import settle, until
@@ -97,7 +98,7 @@ def now() -> Stage:
 async def get_pair(query: Pair, views: Views) -> tuple[int, int]:
     first = await views.get(Tallies.rows, "a")
     if now().between is not None:
-        await now().between()
+        await beside(now().between)
     second = await views.get(Tallies.rows, "b")
     return (0 if first is None else first.total, 0 if second is None else second.total)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine import Limits, Meta, Ports, Projection, Table, projects
+from engine import Limits, Meta, Ports, Projection, StoreFailed, Table, projects
 from engine.members.duties.whose import (
     declared_by,
     declares,
@@ -167,6 +167,21 @@ async def test_a_decision_waits_for_one_that_is_on_its_way(postgres: Server) -> 
         await other.close()
         with pytest.raises(ViewChanged):
             await deciding
+
+
+async def test_a_lock_that_is_waited_for_in_vain_costs_nothing_behind_it(postgres: Server) -> None:
+    """Another member decides meanwhile. The connection is whole, and nobody asks without end."""
+    async with folding(postgres) as (views, *_):
+        known: Any = views
+        other = await connected(postgres)
+        await other.execute("BEGIN")
+        await other.execute(views_lock(Place(known._address, Ports())))
+        with pytest.raises(StoreFailed, match="lock timeout"):
+            await views.swap(Tallies.__definition__, 1, ProjectionDecision("tallies", "swap", 1, 1))
+        await other.close()
+        assert await views.checkpoint(PART) == Checkpoint(0)
+        seen, may_be_seen = views.transactions("tallies")
+        assert seen == may_be_seen
 
 
 async def until_waiting(postgres: Server) -> None:

@@ -20,6 +20,7 @@ from ...outside.standings import Standing, progress_of
 from ...projections.operations import Projections, Status, check_page, check_texts
 from ...projections.retry import Retried
 from ...stores.contract.acts import build_to_cancel, builds_to_drop
+from ...stores.contract.membership import ViewChanged
 from ...stores.contract.requests import Arguments, refused_position
 from ...stores.contract.views import Build, Parked, ProjectionDecision
 from ..controlling import MemberProjections
@@ -73,8 +74,8 @@ class SharedProjections(MemberProjections):
         if wiring is not None:
             try:
                 return [await call(wiring.projections)]
-            except Closed:
-                self._check_usable()  # it went to another member: nothing was decided
+            except (Closed, ViewChanged):
+                self._check_usable()  # it goes to another member: nothing was decided
         return []
 
     # -- how they stand -----------------------------------------------------------------------

@@ -276,11 +276,11 @@ class ViewsState(ViewsSource, Protocol):
 class ViewsStates(ViewsSource, Protocol):
     """Views that can be held still for one answer while they are written."""
 
-    def state(self, *, holding: bool = False) -> ViewsState:
+    def state(self, *, holding: float = 0) -> ViewsState:
         """Give the views as they are at the first read, all of them at the same moment.
 
         Who reads it for longer than `limits.state_seconds` is given TimeoutError. Where it cannot
-        be without, `holding` lets writes wait for it, for a moment at most.
+        be without, writes wait for it, for `holding` seconds at most.
         """
         ...
 

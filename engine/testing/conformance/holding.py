@@ -237,7 +237,7 @@ class HoldingCases(BackendCases):
         """Writes wait for it where they must, for a moment at most, and are then made."""
         views = await opened.open(Shelf, Tally)
         await opened.put({"books": [Book("b0")]})
-        state = views.state(holding=True)
+        state = views.state(holding=0.5)
         await state.find(BOOKS, ALL_ROWS)
         writing = asyncio.ensure_future(opened.write(Shelf, 1, 2, {"books": [Book("b1")]}))
         for _ in range(20):

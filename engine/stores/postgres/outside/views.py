@@ -111,7 +111,7 @@ class PostgresViewsReader(TableReads):
         """Serve nothing of these from now on, and with `misfits` of no others' tables."""
         self._left_out, self._leaves_misfits = projections, misfits
 
-    def state(self, *, holding: bool = False) -> ViewsState:  # noqa: ARG002 - the contract's
+    def state(self, *, holding: float = 0) -> ViewsState:  # noqa: ARG002 - the contract's
         """Give the views as they are at its first read; see `ViewsSource.state`."""
         if self._states is None:
             raise self._closed()

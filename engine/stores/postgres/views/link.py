@@ -181,8 +181,8 @@ def limited(begin: str, address: Address) -> str:
 @asynccontextmanager
 async def transaction(link: Link, begin: str = "BEGIN") -> AsyncGenerator[None]:
     """Commit what is done inside, or take it back; `begin` may set more for it."""
-    await link.do(begin)
     try:
+        await link.do(begin)  # which may wait for a lock in vain, and is then begun all the same
         yield
     except Exception as error:
         if not is_lost_line(error):

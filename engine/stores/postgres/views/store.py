@@ -359,8 +359,10 @@ class PostgresViews(TableReads):
         before = self.transactions(definition.name)[0]
         self._seen[definition.name] = before, before + 1
         self._stands.forget(definition.name)
-        await call(link, *args)
-        self._seen[definition.name] = before + 1, before + 1
+        try:
+            await call(link, *args)
+        finally:  # else who watches asks without end, for what is never seen
+            self._seen[definition.name] = before + 1, before + 1
         self._changed.note()
 
     async def drop(
@@ -427,7 +429,7 @@ class PostgresViews(TableReads):
         """Give how many of a projection's transactions queries see for certain, and may see."""
         return self._seen.get(projection, (0, 0))
 
-    def state(self, *, holding: bool = False) -> ViewsState:  # noqa: ARG002 - the contract's
+    def state(self, *, holding: float = 0) -> ViewsState:  # noqa: ARG002 - the contract's
         """Give the views as they are at its first read; see `ViewsStates.state`."""
         return self._states.state()
 

@@ -99,7 +99,7 @@ class SqliteViewsReader(TableReads):
         """Serve nothing of these from now on, and with `misfits` of no others' tables."""
         self._left_out, self._leaves_misfits = projections, misfits
 
-    def state(self, *, holding: bool = False) -> ViewsState:  # noqa: ARG002 - the contract's
+    def state(self, *, holding: float = 0) -> ViewsState:  # noqa: ARG002 - the contract's
         """Give the views as they are at its first read; see `ViewsSource.state`."""
         assert self._states is not None
         return State(self._states)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import zip_longest
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import apsw
 
@@ -27,6 +27,7 @@ from ..files import files_of
 from ..place import Place
 from ..wal import WalInTurn
 from .catalog import Catalog
+from .holds import Holds
 from .queries import QueryCalls, Readable, TableReads
 from .states import State, States
 from .tables import TableSql
@@ -34,9 +35,6 @@ from .tables import TableSql
 __all__ = ["Shown"]
 
 T = TypeVar("T")
-
-HOLD_SECONDS: Final = 0.5
-"""How long writes in memory wait, at most, for an answer that has seen two states twice."""
 
 
 class Counted(Protocol):
@@ -68,8 +66,8 @@ class Shown:
         """In memory: the connection that writes too."""
         self._known: dict[str, frozenset[str]] = {}
         self._commits = 0
-        self._held: asyncio.Future[None] | None = None
-        """What writes wait for."""
+        self.holds = Holds()
+        """In memory: which answer lets writes wait."""
         self._folding: asyncio.Task[None] | None = None
 
     async def open(self, reader: Worker, place: Place | None) -> None:
@@ -124,7 +122,7 @@ class Shown:
         for worker in (reader, *self._workers):
             await worker.run(_nothing_to_do)
 
-    def state(self, *, holding: bool) -> ViewsState:
+    def state(self, *, holding: float) -> ViewsState:
         """Give the views as they are at its first read; see `ViewsStates.state`."""
         return _SharedState(self, holding) if self._states is None else State(self._states)
 
@@ -202,25 +200,6 @@ class Shown:
         """The names of those that are written."""
         return self._keeper.declared
 
-    async def until_free(self) -> None:
-        """Return when no answer holds up what writes."""
-        if self._held is not None and not self._held.done():
-            await asyncio.shield(self._held)
-
-    def hold(self) -> Callable[[], None]:
-        """Let what writes wait, until what this gives is called or a moment has passed."""
-        loop = asyncio.get_running_loop()
-        held: asyncio.Future[None] = loop.create_future()
-
-        def release() -> None:
-            if not held.done():
-                held.set_result(None)
-
-        if self._held is None or self._held.done():
-            self._held = held
-            loop.call_later(HOLD_SECONDS, release)
-        return release
-
     def _share(self) -> tuple[apsw.Connection, Readable]:
         connection = self._shared
         assert connection is not None
@@ -233,10 +212,12 @@ class _SharedState(TableReads):
 
     positions = None
 
-    def __init__(self, shown: Shown, holding: bool) -> None:
+    def __init__(self, shown: Shown, holding: float) -> None:
         self.serves = shown.serves
         self._shown = shown
         self._holding = holding
+        """For how many seconds at most writes are to wait for it."""
+        self._begins = asyncio.Lock()
         self._release: Callable[[], None] | None = None
         self._calls = 0
         self._saw: dict[str, int] = {}
@@ -251,12 +232,14 @@ class _SharedState(TableReads):
 
     def end(self) -> None:
         """Let what waits write on."""
+        self._holding = 0
         if self._release is not None:
             self._release()
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
-        if self._holding and self._release is None:
-            self._release = self._shown.hold()
+        async with self._begins:
+            if self._holding and self._release is None:
+                self._release = await self._shown.holds.begin(self._holding)
         self._calls += 1
         read = args[0]
         # A statement may read all tables.

@@ -230,8 +230,10 @@ class SqliteViews(TableReads):
         return self._write_in_turn(self._gathering.add(changes))
 
     async def _write_in_turn(self, write: Gathered) -> bool:
-        await self._shown.until_free()
-        await tried(self._gathering.waiting, write, self._on_writer(self._write_gathered, write))
+        async with self._shown.holds.write():
+            await tried(
+                self._gathering.waiting, write, self._on_writer(self._write_gathered, write)
+            )
         self._shown.fold_in_a_pause(self._wal, self._on_writer)
         return write.first
 
@@ -256,8 +258,8 @@ class SqliteViews(TableReads):
 
     async def write_by(self, part: Part, call: SqlCall) -> Changes | None:
         """Run a call that writes a part's tables by SQL, and what it gives, in one transaction."""
-        await self._shown.until_free()
-        changes = await self._on_writer(self._write_by, part, call)
+        async with self._shown.holds.write():
+            changes = await self._on_writer(self._write_by, part, call)
         self._shown.fold_in_a_pause(self._wal, self._on_writer)
         return changes
 
@@ -344,23 +346,24 @@ class SqliteViews(TableReads):
         self, definition: ProjectionDefinition, build: int, decision: ProjectionDecision
     ) -> None:
         """Let a build serve from now on; the one that served becomes former."""
-        await self._shown.until_free()
         swap = partial(self._keeper.swap, reach=self._reach)
-        await self._on_writer(self._exchange, definition, swap, definition, build, decision)
+        await self._change(definition.name, swap, definition, build, decision)
+
+    async def _change(self, *args: Any) -> None:
+        async with self._shown.holds.write():
+            await self._on_writer(self._exchange, *args)
 
     def _exchange(
-        self,
-        connection: apsw.Connection,
-        definition: ProjectionDefinition,
-        call: Callable[..., None],
-        *args: Any,
+        self, connection: apsw.Connection, name: str, call: Callable[..., None], *args: Any
     ) -> None:
         """Exchange or empty what queries see of a projection: a transaction of it as well."""
-        before = self.transactions(definition.name)[0]
-        self._seen[definition.name] = before, before + 1
-        call(connection, *args)
-        self._shown.committed()
-        self._seen[definition.name] = before + 1, before + 1
+        before = self.transactions(name)[0]
+        self._seen[name] = before, before + 1
+        try:
+            call(connection, *args)
+        finally:  # else who watches asks without end, for what is never seen
+            self._shown.committed()
+            self._seen[name] = before + 1, before + 1
 
     async def drop(
         self, projection: str, build: int, decision: ProjectionDecision | None = None
@@ -372,8 +375,7 @@ class SqliteViews(TableReads):
 
     async def reset(self, definition: ProjectionDefinition, decision: ProjectionDecision) -> None:
         """Empty the tables that serve, and put their checkpoints back to 0."""
-        await self._shown.until_free()
-        await self._on_writer(self._exchange, definition, self._keeper.reset, definition, decision)
+        await self._change(definition.name, self._keeper.reset, definition, decision)
 
     async def decide(self, decision: ProjectionDecision) -> None:
         """Keep a decision; with that to skip an event, it is parked no more."""
@@ -473,7 +475,7 @@ class SqliteViews(TableReads):
         """Give how many of a projection's transactions queries see for certain, and may see."""
         return self._seen.get(projection, (0, 0))
 
-    def state(self, *, holding: bool = False) -> ViewsState:
+    def state(self, *, holding: float = 0) -> ViewsState:
         """Give the views as they are at its first read; see `ViewsStates.state`."""
         return self._shown.state(holding=holding)
 
