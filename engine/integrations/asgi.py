@@ -27,6 +27,7 @@ from ..errors import (
     EngineError,
 )
 from ..limits import KEY_LENGTH_MAX
+from ..model.given import as_seconds, as_whole
 from ..runtime.safely import safe_logger
 from .bad_request import BadRequest
 from .conditions import asks_for_current, check_match, expected_version, not_modified
@@ -60,6 +61,8 @@ App: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]  # frameworks have t
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)', re.DOTALL)
 """A JSON string, or the rest of the body where it is not closed: each byte is looked at once."""
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""An escape by itself, and not behind a backslash that is escaped."""
 _BRACKET = re.compile(rb"[\[\]{}]")
 _AT = r"( - at `[^`]*`)?\Z"
 _VALUE = re.compile(r"(Invalid (?:enum )?value) .*?" + _AT, re.DOTALL)
@@ -93,11 +96,13 @@ def decode(
     deeper than `depth_max` is refused before decoding. Unknown fields are refused where the class
     forbids them, as commands do; the classes of its fields forbid them for themselves. Of a field
     that comes twice the last counts. With `unique` it is refused, since a proxy before may have
-    taken the other. What a class raises in its own `__post_init__` is not shown, as it may have a
-    value. What a client should read belongs in a rule of the type, or in a handler's Rejected.
+    taken the other. A text with a NUL is refused, since no view holds it. What a class raises in
+    its own `__post_init__` is not shown, as it may have a value. What a client should read belongs
+    in a rule of the type, or in a handler's Rejected.
     """
     if headers is not None:
         _check_json(headers)
+    check_texts(body)
     if _depth(body) > depth_max:
         raise BadRequest(422, "too-deep", f"the body is nested deeper than {depth_max} levels")
     try:
@@ -113,6 +118,12 @@ def decode(
     except ValueError:
         raise BadRequest(422, "bad-body", "the body is no JSON") from None
     return decoded
+
+
+def check_texts(body: bytes) -> None:
+    """Raise BadRequest (422) for JSON with a NUL in a text, which no table of a view can hold."""
+    if b"\\u0000" in body and _NUL.search(body):
+        raise BadRequest(422, "bad-body", "a text in the body has a NUL, which no table can hold")
 
 
 def _check_fields(pairs: list[tuple[str, object]]) -> None:
@@ -253,9 +264,12 @@ class EngineMiddleware:
         logger: logging.Logger | None = None,
     ) -> None:
         self._app = app
-        self._body_bytes = body_bytes
-        self._body_seconds = body_seconds
-        self._statuses = statuses
+        self._body_bytes = as_whole("body_bytes", body_bytes)
+        self._body_seconds = as_seconds("body_seconds", body_seconds)
+        self._statuses = {
+            code: as_whole(f"the status of {code!r}", status, 400, 599)
+            for code, status in (statuses or {}).items()
+        }
         self._logger = safe_logger(logger)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -25,20 +25,24 @@ async def balance(account_id: str, ask: Ask) -> Balance | None:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response
+import msgspec
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Response, encoders
 from fastapi.responses import StreamingResponse
 from starlette.requests import HTTPConnection
 
 from ..engine import Engine
-from ..errors import UsageError
+from ..errors import DefinitionError, UsageError
 from ..health.bounds import Health
-from ..model.messages import Command, Receipt
+from ..limits import KEY_LENGTH_MAX
+from ..model.annotations import fields_of
+from ..model.given import as_instance
+from ..model.messages import Command, Receipt, is_id
 from ..model.messages import Query as Question
 from ..write.keys import id_from_key
-from .asgi import idempotency_key, receipt_headers
+from .asgi import check_texts, idempotency_key, receipt_headers
 from .bad_request import BadRequest
 from .conditions import expected_version
 from .event_stream import event_stream, last_event
@@ -68,6 +72,9 @@ Principal: TypeAlias = Callable[..., Any]
 
 _STATE: Final = "foldline_engine"
 
+# What an endpoint gives that does not say its type is encoded by its class.
+encoders.encoders_by_class_tuples[msgspec.to_builtins] = (msgspec.Struct,)
+
 
 # -- the engine ------------------------------------------------------------------------------
 
@@ -82,10 +89,18 @@ def engine_lifespan(
     engine fails, uvicorn is stopped, so that its supervisor starts both again; another server must
     be stopped by who watches `engine.failed`.
     """
+    if not callable(make_engine):
+        raise DefinitionError(
+            f"engine_lifespan takes the function that makes an engine, as "
+            f"engine_lifespan(make_engine) without (), and not {make_engine!r:.60}"
+        )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        async with make_engine() as engine, stopping_with(engine):
+        made: Any = make_engine()
+        if not isinstance(made, Engine):
+            raise DefinitionError(f"{make_engine!r:.60} gave {made!r:.60}: let it give an Engine")
+        async with made as engine, stopping_with(engine):
             setattr(app.state, _STATE, engine)
             yield
 
@@ -97,6 +112,8 @@ def _running_engine(connection: HTTPConnection) -> Engine:
     if not isinstance(engine, Engine):
         raise UsageError(
             "this app runs no engine: make it with `FastAPI(lifespan=engine_lifespan(make_engine))`"
+            ". In a test, enter the client: `with TestClient(app) as client`. An app that is "
+            "mounted in another has no lifespan: add its routes by `include_router`."
         )
     return engine
 
@@ -116,13 +133,24 @@ _MATCH: Final = "The ETag that the client read: if there is a newer version, the
 
 
 class Executing:
-    """Executes commands for one request; set the endpoint's return type to Receipt, or to None."""
+    """Executes commands for one request; set the endpoint's return type to Receipt, or to None.
+
+    An endpoint that gives several commands to one aggregate has a key for each: the request's, and
+    others made of it. `If-Match` is about the first.
+    """
 
     def __init__(
         self, engine: Engine, response: Response, connection: HTTPConnection, principal: str | None
     ) -> None:
+        if principal is not None and not isinstance(cast("object", principal), str):
+            raise UsageError(
+                f"who executes is a text, as a user's name, or None: the function given to "
+                f"executing() gave a {type(principal).__name__}"
+            )
         self._engine = engine
         self._response = response
+        self._given: dict[str, int] = {}
+        """Ids of aggregates, and how many commands of this request each has been given."""
         self.principal = principal
         """The principal that asks."""
         self.key = idempotency_key(connection.headers, principal)
@@ -151,16 +179,34 @@ class Executing:
         `deadline` (seconds) and `correlation` are as for `Engine.execute`, which says what is
         raised; EngineMiddleware makes an answer of that.
         """
+        with suppress(TypeError, ValueError):  # the engine says what cannot be encoded
+            check_texts(msgspec.json.encode(command))
+        before = self._given_before(command)
         receipt = await self._engine.execute(
             command,
-            key=self.key,
-            expected=self.expected,
+            key=self.key if self.key is None or not before else _another(self.key, before),
+            expected=None if before else self.expected,
             deadline=deadline,
             correlation=correlation,
             principal=self.principal,
         )
         self._response.headers.update(receipt_headers(receipt))
         return receipt
+
+    def _given_before(self, command: Command[Any]) -> int:
+        """Give how many commands of this request its aggregates had before; count this one."""
+        is_command = isinstance(cast("object", command), Command)  # else the engine says so
+        fields = fields_of(command.__class__) if is_command else ()
+        ids = {str(getattr(command, field.name)) for field in fields if is_id(field.type)}
+        before = max([self._given.get(each, 0) for each in ids], default=0)
+        self._given.update(dict.fromkeys(sorted(ids), before + 1))
+        return before
+
+
+def _another(key: str, before: int) -> str:
+    """Give a key for a later command to one aggregate; no client's key has a space."""
+    number = f" {before + 1}"
+    return (key if len(key + number) <= KEY_LENGTH_MAX else id_from_key(key)) + number
 
 
 def executing(principal: Principal = _nobody) -> Callable[..., Executing]:
@@ -270,6 +316,7 @@ def health_routes(bounds: Health | None = None, *, details: bool = False) -> API
 
     `bounds` and `details` are as for `HealthRoutes`, which says who should ask which of them.
     """
+    as_instance("bounds", bounds, Health)
     router = APIRouter(tags=["health"])
 
     def add(what: str, says: str) -> None:

@@ -56,6 +56,7 @@ def test_a_sound_body_is_decoded() -> None:
         (b'{"box_id": "b", "weight": 1', "truncated"),
         (b'{"box_id": "\xff", "weight": 1}', "is not UTF-8"),
         (b"", "truncated"),
+        (rb'{"box_id": "\u0000SECRET", "weight": 1}', "has a NUL"),
         (b"[1, 2]", "Expected `object`, got `array`"),
         (b"null", "Expected `object`, got `null`"),
     ],

@@ -10,15 +10,17 @@ from typing import Annotated, Any
 import httpx
 import msgspec
 import pytest
-from fastapi import Body, Depends, FastAPI, Header
+from fastapi import Body, Depends, FastAPI, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from engine import (
     Aggregate,
     Command,
+    DefinitionError,
     Engine,
     Event,
     Id,
+    InvalidInput,
     LoggedEvent,
     Meta,
     Projection,
@@ -44,6 +46,7 @@ from engine.integrations.fastapi import (
     Watch,
     engine_lifespan,
     executing,
+    health_routes,
 )
 from engine.integrations.server import stop_server
 from tests.integrations.serving import ROOT, server
@@ -65,8 +68,25 @@ class ToolAdded(Event, name="tool-added"):
     part: Part | None
 
 
+class Sharpen(Command):
+    tool_id: Id
+
+
+class Sharpened(Event, name="sharpened"):
+    pass
+
+
 class Tool(Aggregate, kind="tool"):
     name: str = ""
+    times: int = 0
+
+    @handles
+    def sharpen(self, command: Sharpen) -> Sharpened:
+        return Sharpened()
+
+    @applies
+    def sharpened(self, event: Sharpened) -> None:
+        self.times += 1
 
     @handles
     def add(self, command: AddTool) -> ToolAdded:
@@ -129,6 +149,14 @@ async def add_new(name: str, execute: ByUser) -> Receipt:
     return await execute(AddTool(execute.id_from_key(), name))
 
 
+@app.post("/renamed-twice", status_code=201)
+async def add_and_rename(tool_id: str, execute: ByUser):  # type: ignore[no-untyped-def]
+    # An endpoint that does not say what it gives, as a beginner writes it.
+    await execute(AddTool(tool_id, "saw"))
+    await execute(Sharpen(tool_id))
+    return await execute(Sharpen(tool_id))
+
+
 @app.get("/tools")
 async def shown(ask: Ask) -> list[Shown]:
     return await ask(AllTools())
@@ -185,6 +213,29 @@ async def test_a_request_that_comes_again_with_its_key_is_not_done_twice(
     assert [done.status_code for done in tries] == [201, 201, 409]
     assert tries[0].json() == tries[1].json()
     assert tries[2].headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_nul_which_no_row_can_hold_is_a_fault_of_the_client(
+    client: httpx.AsyncClient,
+) -> None:
+    refused = await client.post("/tools", json={"tool_id": "t-1", "name": "a\0"})
+    fine = await client.post("/tools", json={"tool_id": "t-1", "name": r"\u0000"})
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "bad-body")
+    assert fine.status_code == 201
+
+
+async def test_each_command_of_one_request_to_one_aggregate_is_run_once(
+    client: httpx.AsyncClient,
+) -> None:
+    url = "/renamed-twice?tool_id=t-1"
+    headers = {"Idempotency-Key": "k" * 200, "If-None-Match": "*", "X-User": "a" * 54}
+    answers = [await client.post(url, headers=headers) for _ in range(2)]
+    events = (await client.get("/tools/t-1/history")).json()
+
+    receipt = {"stream": "tool:t-1", "version": 3, "position": 3}
+    assert [(done.status_code, done.json()) for done in answers] == [(201, receipt)] * 2
+    assert len({event["meta"]["key"] for event in events}) == len(events) == 3
 
 
 async def test_what_a_request_creates_has_an_id_from_its_key(client: httpx.AsyncClient) -> None:
@@ -308,6 +359,34 @@ async def test_an_app_without_a_lifespan_is_told_what_it_lacks() -> None:
     async with client_of(bare) as client:
         with pytest.raises(UsageError, match="runs no engine"):
             await client.get("/")
+
+
+async def test_slips_in_an_app_are_told_by_name() -> None:
+    with pytest.raises(DefinitionError, match=r"without \(\)"):
+        engine_lifespan(make_engine())  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="gave None: let it give an Engine"):
+        async with engine_lifespan(lambda: None)(app):  # type: ignore[arg-type,return-value]
+            pass
+    with pytest.raises(DefinitionError, match="bounds= is a Health"):
+        health_routes({"lag_seconds_max": 30})  # type: ignore[arg-type]
+    slips: list[dict[str, Any]] = [
+        {"body_bytes": "1 MB"},
+        {"body_seconds": "5"},
+        {"statuses": {"no": "404"}},
+    ]
+    for given in slips:
+        with pytest.raises(InvalidInput, match=r"not (text|'|\")"):
+            EngineMiddleware(app, **given)
+
+
+async def test_who_executes_is_a_text(client: httpx.AsyncClient) -> None:
+    running = app.state.foldline_engine
+    with pytest.raises(UsageError, match="handles the class AddTool|AddTool"):
+        await executing(user)(running, Response(), Request({"type": "http", "headers": []}), "a")(
+            AddTool  # type: ignore[arg-type]
+        )
+    with pytest.raises(UsageError, match="who executes is a text"):
+        executing(user)(running, Response(), Request({"type": "http", "headers": []}), 7)
 
 
 async def test_a_server_whose_engine_has_failed_stops_to_be_started_again() -> None:
