@@ -32,7 +32,6 @@ __all__ = [
     "is_subject",
     "opened_of",
     "personal_form",
-    "refuse_personal",
     "sealed_of",
 ]
 
@@ -219,11 +218,6 @@ def personal_form(cls: type[msgspec.Struct], subject: str | None = None) -> Pers
 def has_marks(info: inspect.StructType) -> bool:
     """Tell whether a struct has personal fields."""
     return any(_unmarked(field.type) is not None for field in info.fields)
-
-
-def refuse_personal(info: inspect.Type, where: str) -> None:
-    """Raise DefinitionError for a type with a mark where nothing is encrypted."""
-    _refuse_inside(info, where)
 
 
 def _check_subject(

@@ -8,17 +8,16 @@ before anything is written, and the suite of all stores looks that the store ref
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from ...errors import StoreFailed
     from ...statistics import ServerStatistics, StoreStatistics
 
-__all__ = ["LACKS", "Lack", "Leased", "Measured", "Mortal", "Partial", "Served", "lacks_of"]
+__all__ = ["Lack", "Leased", "Measured", "Mortal", "Partial", "Served", "lacks_of"]
 
 Lack: TypeAlias = Literal["timers", "snapshots", "tags of stored events"]
 """A part of the contract: timers that wait; states that are kept; tags that are declared later."""
-LACKS: Final[tuple[Lack, ...]] = ("timers", "snapshots", "tags of stored events")
 
 
 @runtime_checkable

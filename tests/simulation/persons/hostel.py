@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from engine import (
-    ERASED,
     After,
     Aggregate,
     Command,
@@ -387,8 +386,3 @@ def lobby_class(version: int) -> type[Projection]:
             self.rows.put(LobbyRow(meta.stream, event.text))
 
     return Peopled if version % 2 else Lobby
-
-
-def is_masked(text: str) -> bool:
-    """Tell whether a text is that of somebody who was erased."""
-    return text == ERASED

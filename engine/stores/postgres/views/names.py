@@ -8,7 +8,7 @@ the server has for itself, is refused before anything is made. This file is pure
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final
 
@@ -45,11 +45,6 @@ def name_of_further(real: str, word: str) -> str:
     if len(name.encode()) <= NAME_BYTES_MAX:
         return name
     return f"{real}_{blake2b(word.encode(), digest_size=4).hexdigest()}"
-
-
-def real_names(tables: Sequence[str], number: int, definition: str) -> Mapping[str, str]:
-    """Give what a build calls its tables, by their plain names."""
-    return {table: real_name(table, number, definition) for table in tables}
 
 
 def check_names(definition: ProjectionDefinition) -> None:

@@ -55,7 +55,6 @@ class TableSql:
         self.name = name or definition.name
         """What the table is called in the file."""
         self.sliced = sliced
-        self._floats_exact = floats_exact
         shape = definition.shape
         assert len(shape.columns) <= COLUMNS_MAX
         self._table = quoted(self.name)
@@ -72,11 +71,6 @@ class TableSql:
         self._chunk_rows = min(ROWS_MAX, _power_of_two(BINDINGS_MAX // self._width))
         self._upserts: dict[int, str] = {}
         self._search = SearchSql(self.name, shape) if shape.search else None
-
-    def of_build(self, name: str, *, sliced: bool) -> TableSql:
-        """Give the statements of the same table as a build has it."""
-        exact = self._floats_exact
-        return TableSql(self.definition, floats_exact=exact, name=name, sliced=sliced)
 
     def create(self) -> Iterator[str]:
         """Give the statements that make the table and its indexes."""
