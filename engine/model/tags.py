@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, cast
 import msgspec
 from msgspec import inspect
 
-from ..errors import DefinitionError, HandlerFailed
+from ..errors import DefinitionError, HandlerFailed, InvalidInput
 from ..limits import ID_LENGTH_MAX, TAGS_MAX
 from .given import shown
 
@@ -141,6 +141,13 @@ def _is_taggable(type_: inspect.Type) -> bool:
     return isinstance(type_, inspect.StrType | inspect.IntType)
 
 
+def no_tag(text: str) -> str:
+    """Say why a text cannot be a tag; nothing where it can."""
+    if 0 < len(text) <= ID_LENGTH_MAX and text.isprintable():
+        return ""
+    return f"it has {len(text)} characters, and a tag has 1 to {ID_LENGTH_MAX} printable ones"
+
+
 def reader_of(cls: type[msgspec.Struct], tags: EventTags) -> TagReader:
     """Give what reads the tags of events of a class."""
     fields, fixed, where = [(n, f"{n}:") for n, _ in tags.fields], tags.fixed, cls.__name__
@@ -160,7 +167,7 @@ def reader_of(cls: type[msgspec.Struct], tags: EventTags) -> TagReader:
                 raise HandlerFailed(
                     f"{where}.{name} is a tag with {len(text)} characters: it has 1 to "
                     f"{ID_LENGTH_MAX} printable ones. Nothing was written."
-                )
+                ) from InvalidInput(no_tag(text))
             found.append(begin + text)
         if may_repeat:
             return tuple(dict.fromkeys((*found, *fixed)))  # a value may make a whole tag

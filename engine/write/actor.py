@@ -191,7 +191,8 @@ class Actor(Resident):
             BaseException.with_traceback(error, None)
             self._tell(mail, error)
         else:
-            self._fail(mail, error)
+            # In debug mode it may be the engine's own, which has looked at what the handler did.
+            self._fail(mail, error, is_foreign=not self.kind.debug)
 
     # -- async handlers ---------------------------------------------------------------------
 
@@ -327,9 +328,9 @@ class Actor(Resident):
             receipt = Receipt(self.stream, self.version, self.position, mail.reply)
             self.kind.intake.answer(mail, receipt)
 
-    def _fail(self, mail: Mail, cause: BaseException) -> None:
+    def _fail(self, mail: Mail, cause: BaseException, *, is_foreign: bool = False) -> None:
         """Answer a command that the aggregate's code could not handle; trust its state no more."""
-        error = failed(mail, self.stream, cause)
+        error = failed(mail, self.stream, cause, is_foreign=is_foreign)
         # "Not run" is true whatever becomes of the events before it, so it leaves at once.
         self.kind.intake.refuse(mail, error)
         self.distrust()

@@ -149,15 +149,18 @@ def is_rejection(error: BaseException) -> TypeGuard[Rejected]:
     return code is not None and message is not None
 
 
-def failed(mail: Mail, stream: str, cause: BaseException) -> EngineError:
+def failed(
+    mail: Mail, stream: str, cause: BaseException, *, is_foreign: bool = False
+) -> EngineError:
     """Give what the caller is told where the aggregate's own code has failed.
 
-    What comes from the caller, and no store can hold, is no fault of the code.
+    What comes from the caller, and no store can hold, is no fault of the code. With `is_foreign`
+    the handler raised it: then an error of an engine is the answer to another command.
     """
     blamed = fault_of_the_caller(mail.envelope.command, cause)
     if blamed is not None:
         return blamed
-    if isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
+    if not is_foreign and isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
         return cause
     why = "see the cause"
     if isinstance(cause, Rejected) and is_rejection(cause):

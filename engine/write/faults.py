@@ -1,8 +1,8 @@
 """Whose fault it is that a command failed: of the code that decided it, or of what was sent.
 
-Rules: a text with half a character can be stored nowhere, and some texts cannot be claimed. If the
-command itself has that text, its caller must send another one. Nothing is looked at before a
-command has failed, and a field of the command is named, never its value.
+Rules: a text with half a character can be stored nowhere, and some texts can be neither claimed
+nor tags. If the command itself has that text, its caller must send another one. Nothing is looked
+at before a command has failed, and a field of the command is named, never its value.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 from ..errors import InvalidInput
 from ..model.decisions import claimable
 from ..model.messages import Command
+from ..model.tags import no_tag
 
 __all__ = ["fault_of_the_caller"]
 
@@ -25,8 +26,11 @@ def fault_of_the_caller(command: Command, cause: BaseException) -> InvalidInput 
                 return _told(command, field, "has half a character (a lone surrogate)")
     elif isinstance(behind, InvalidInput):
         for field in command.__struct_fields__:
-            if str(behind) in _faults(getattr(command, field)):
+            value = getattr(command, field)
+            if str(behind) in _faults(value):
                 return _told(command, field, f"cannot be claimed: {behind}")
+            if isinstance(value, str | int) and no_tag(str(value)) == str(behind):
+                return _told(command, field, f"cannot be a tag: {behind}")
     return None
 
 

@@ -374,15 +374,15 @@ class Joint:
             BaseException.with_traceback(error, None)
             self._tell(error)
         else:
-            self._fail(error)
+            self._fail(error, is_foreign=not self._kind.debug)
 
     def _refuse(self, error: EngineError) -> None:
         self._kind.intake.refuse(self.mail, error)
         self.release()
 
-    def _fail(self, cause: BaseException) -> None:
+    def _fail(self, cause: BaseException, *, is_foreign: bool = False) -> None:
         """Answer a command that the host's code could not handle; trust none of the states."""
-        error = failed(self.mail, self._streams(), cause)
+        error = failed(self.mail, self._streams(), cause, is_foreign=is_foreign)
         self._kind.intake.refuse(self.mail, error)
         self._distrust()
         log_failure(self._kind.logger, error)

@@ -30,6 +30,7 @@ from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.contract.tags import Unchanged
 from engine.stores.memory import MemoryStore
 from tests.support.held_store import HeldStore, not_written, unknown
+from tests.write import courses
 from tests.write.courses import (
     GATE,
     Course,
@@ -209,12 +210,26 @@ async def test_what_is_no_tag_is_refused_before_anything_is_run(course: str) -> 
 
 
 @pytest.mark.parametrize("course", ["", "x" * 256, "a\0b"])
-async def test_an_event_with_a_tag_that_is_none_is_not_written(course: str) -> None:
+async def test_an_event_with_a_tag_that_is_none_is_not_written(
+    course: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with school() as engine:
-        with pytest.raises(HandlerFailed, match="Noted.course is a tag"):
+        with pytest.raises(InvalidInput, match="Seize.course cannot be a tag: it has"):
             await engine.execute(Seize("d", course, "note"))
+        assert caplog.records == [], "a client's text is no fault of the code"
         assert engine.statistics().position == 0
         await engine.execute(Seize("d", "x" * 255, "note"))
+
+
+async def test_a_tag_that_is_none_and_comes_from_no_caller_is_the_codes_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = courses.Noted
+    monkeypatch.setattr(courses, "Noted", lambda _course, text: made("", text))
+    async with school() as engine:
+        with pytest.raises(HandlerFailed, match="Noted.course is a tag"):
+            await engine.execute(Seize("d", "c", "note"))
+        assert engine.statistics().position == 0
 
 
 async def test_what_a_boundary_cannot_fold_is_told_by_its_commands(engine: Engine) -> None:

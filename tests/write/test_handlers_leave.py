@@ -16,6 +16,7 @@ from engine import (
     EngineFailed,
     Envelope,
     HandlerFailed,
+    NotRun,
     Receipt,
     UsageError,
 )
@@ -37,6 +38,22 @@ async def test_execute_inside_a_handler_is_refused_by_name() -> None:
         assert isinstance(caught.value.__cause__, UsageError)
         assert "Item.price calls engine.execute with Mark" in str(caught.value.__cause__)
         assert engine.statistics().position == 0
+
+
+@pytest.mark.parametrize("why", [DeadlinePassed, HandlerFailed])
+async def test_an_answer_of_another_engine_is_not_the_answer_of_this_one(
+    why: type[NotRun],
+) -> None:
+    class Elsewhere(Rates):
+        async def price(self, what: str) -> int:
+            raise why(f"{what} of another engine: send again, with more time")
+
+    async with items(Elsewhere()) as engine:
+        with pytest.raises(HandlerFailed, match="Item.price failed on Price for item:a") as caught:
+            await engine.execute(Price("a"))
+
+        assert type(caught.value.__cause__) is why
+        assert await told(engine, "a") == "0 at 0"
 
 
 async def test_a_task_that_a_handler_began_may_execute_when_the_handler_is_over() -> None:

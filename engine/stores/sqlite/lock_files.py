@@ -261,7 +261,8 @@ def _held(path: str, note: _Note | None, owner: int) -> StoreLocked:
     if pid == owner:
         return StoreLocked(
             f"{path} is held by this very process ({pid}): another engine in it has the store "
-            f"open. Close that one first, or give this one a store of its own.",
+            f"open. Close that one first, or give this one a store of its own. If its event loop "
+            f"was closed before it ended, nobody can close it: start a new process.",
             briefly=briefly,
         )
     if pid is not None and not lives(pid):
