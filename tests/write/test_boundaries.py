@@ -225,7 +225,11 @@ async def test_a_tag_that_is_none_and_comes_from_no_caller_is_the_codes_fault(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = courses.Noted
-    monkeypatch.setattr(courses, "Noted", lambda _course, text: made("", text))
+
+    def without(_course: str, text: str) -> courses.Noted:
+        return made("", text)
+
+    monkeypatch.setattr(courses, "Noted", without)
     async with school() as engine:
         with pytest.raises(HandlerFailed, match="Noted.course is a tag"):
             await engine.execute(Seize("d", "c", "note"))
