@@ -22,6 +22,7 @@ from typing import Final, Protocol, TypeAlias, cast
 from urllib.parse import quote, unquote
 
 from ..errors import StoreFailed, StoreRefused
+from ..runtime.certificates import ServerCertificate, refusal_of
 from ..runtime.private_folder import PrivateFolder, is_abandoned, remove_abandoned
 from ..runtime.unix_socket import Listener, connect, listen
 from ..stores.contract.log import Store
@@ -218,8 +219,7 @@ class LeaseMeeting:
         loop = asyncio.get_running_loop()
         tls = None
         if where.sslcert is not None:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(where.sslcert, where.sslkey)
+            tls = ServerCertificate(where.sslcert, where.sslkey, self._logger).context
         server = await loop.create_server(
             self._stranger, where.host, where.port, ssl=tls, start_serving=False
         )
@@ -326,11 +326,9 @@ class LeaseMeeting:
                     lambda: line, host, int(port), ssl=context
                 )
         except ssl.SSLCertVerificationError as error:
-            raise self._refused(
-                place,
-                f"it does not prove who it is ({error.verify_message}): give the certificate that "
-                f"signs it as sslrootcert= of listen=",
-            ) from error
+            otherwise = "give the certificate that signs it as sslrootcert= of listen="
+            why = refusal_of(error, host, otherwise)
+            raise self._refused(place, f"it {why}") from error
         except FileNotFoundError as error:
             raise self._refused(place, "there is no file as sslrootcert= says") from error
         return "" if where is None or where.token is None else where.token.revealed

@@ -12,6 +12,7 @@ import ssl
 from typing import Final
 
 from ...errors import StoreFailed, StoreRefused
+from ...runtime.certificates import refusal_of
 from .address import Address
 
 __all__ = [
@@ -123,10 +124,9 @@ def cannot_connect(address: Address, error: BaseException) -> StoreFailed | Stor
         if state.startswith(begin):
             return StoreRefused(f"{address.name}: {mend} ({described_failure(error)})")
     if isinstance(error, ssl.SSLCertVerificationError):
-        return StoreRefused(
-            f"{address.name}: the server does not prove who it is ({error.verify_message}): give "
-            f"the certificate that signs it as sslrootcert=FILE"
-        )
+        hosts = " and ".join(host.name for host in address.hosts)
+        otherwise = "give the certificate that signs it as sslrootcert=FILE"
+        return StoreRefused(f"{address.name}: the server {refusal_of(error, hosts, otherwise)}")
     if "rejected SSL" in str(error):
         return StoreRefused(
             f"{address.name}: the server speaks no TLS, and this connection needs it: turn `ssl` "
