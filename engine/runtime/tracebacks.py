@@ -1,8 +1,9 @@
 """An error as text for a log: where it came from, and what was said, unless that is not wanted.
 
 Rules: files, lines and source text are shown, and the types of all errors along the chain. Messages
-are shown of the engine's own errors, which carry no payload; of the host's own where `messages`
-says so; and never of msgspec's, which quote what they could not decode. Nothing here raises.
+are shown of the engine's own errors, which carry no payload; of the host's own, and of what a rule
+of the domain says, where `messages` says so; and never of msgspec's, which quote what they could
+not decode. Nothing here raises.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ..errors import EngineError
+from ..errors import EngineError, Rejected
 from .safely import described
 
 __all__ = ["traceback_text"]
@@ -44,6 +45,8 @@ def _text(error: BaseException, messages: bool) -> str:
 
 
 def _said(error: BaseException, messages: bool) -> str:
+    if isinstance(error, Rejected) and not messages:
+        return f"{type(error).__qualname__}: {error.code}"
     shown = isinstance(error, EngineError) or messages
     if not shown or isinstance(error, msgspec.MsgspecError):
         return type(error).__qualname__

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from engine import Delivery, Engine, Meta, Projection, Reactor, Sink, reacts
+from engine import Delivery, Engine, Meta, Projection, Reactor, Rejected, Sink, reacts
 from engine.model.projection import slice_of
 from tests.personal.badges import badged, having
 from tests.personal.hotel import NAME, OTHER, Register, Registered
@@ -228,3 +228,32 @@ async def test_views_of_before_an_erasure_that_are_put_back_lose_their_parked_ke
         while NAME in [each.key for each in await engine.projections.parked("letters")]:
             await asyncio.sleep(0.01)
     assert having(tmp_path, NAME) == []
+
+
+class Refusing(Sink, name="refusing", version=1, on_poison="park"):
+    async def deliver(self, batch: Sequence[Delivery[Registered]]) -> None:
+        raise Rejected("no-address", f"{batch[0].event.name} has no address")
+
+
+class Stopped(Reactor, name="stopped", begins="start"):
+    @reacts
+    def registered(self, event: Registered, meta: Meta) -> None:
+        raise Rejected("no-address", f"{event.name} has no address")
+
+
+@pytest.mark.parametrize("kept", [Refusing, Stopped])
+async def test_why_an_event_failed_is_kept_without_what_a_rule_has_said(
+    kept: type[Projection], tmp_path: Path
+) -> None:
+    name = kept.__definition__.name
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", kept) as engine:
+        await engine.execute(Register("a", NAME))
+        cause = ""
+        async with asyncio.timeout(30):
+            while not cause:
+                found = await engine.projections.parked(name)
+                failure = (await engine.projections.status(name)).failure
+                cause = found[0].cause if found else "" if failure is None else failure.cause
+                await asyncio.sleep(0.01)
+        assert "Rejected: no-address" in cause
+        assert having(tmp_path, NAME) == []
