@@ -2,7 +2,7 @@
 
 In comes a source, event by event, and the host's mapping function, which says what each becomes
 here. Out goes a log that is whole and verified, or none. Read in this order: `events`, the sources
-(`json_lines`, `event_stores`), `drafts`, `checking`, `importing`.
+(`json_lines`, `event_stores`, `kurrentdb`), `drafts`, `numbering`, `importing`.
 """
 
 from .events import Imported, Mapping, SourceEvent

@@ -88,21 +88,22 @@ class Retaining:
             await self._gate.check(principal, "erase", "*")
         search, found = DueSearch(vault, rules), list[Retained]()
         after = await _read(log, search, 0)
-        for person in search.due(self._clock.now(), at_rest=at_rest):
-            reason = await self._reason(search, person.subject)
+        for subject in search.due(self._clock.now(), at_rest=at_rest):
+            reason = await self._reason(search, subject)
             if reason is None:
                 continue
+            streams = len(search.streams_of(subject))
             after = await _read(log, search, after)
-            is_due = await self._reason(search, person.subject) is not None
+            is_due = await self._reason(search, subject) is not None
             if is_due and not dry_run:
                 by = principal or _PRINCIPAL
-                await self._personal.erase(person.subject, reason=reason, principal=by, timeout=0)
+                await self._personal.erase(subject, reason=reason, principal=by, timeout=0)
             found.append(
                 Retained(
                     action="erase",
                     rule=reason,
-                    subject=person.subject,
-                    streams=person.streams,
+                    subject=subject,
+                    streams=streams,
                     done=is_due and not dry_run,
                 )
             )

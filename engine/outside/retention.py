@@ -70,25 +70,20 @@ class DueSearch:
             if is_subject(subject):
                 self._people.setdefault(subject, {})[stored.stream] = None
 
-    def due(self, now: int, *, at_rest: bool) -> list[DuePerson]:
-        """Give who is due at `now`, in µs, in the order of their first events.
+    def due(self, now: int, *, at_rest: bool) -> list[str]:
+        """Give who is due at `now`, in µs, whatever states say, in the order of their first events.
 
         `at_rest` says that the log's last event may be old. Raises StoreRefused for people who are
         due by a clock far ahead.
         """
-        found = (self.of(subject, now) for subject in self._people)
-        due = [person for person in found if person is not None]
+        due = [
+            subject
+            for subject, streams in self._people.items()
+            if all(self.rules_for(stream, now) for stream in streams)
+        ]
         if due and not at_rest:
             _check_clock(now, self._last)
         return due
-
-    def of(self, subject: str, now: int) -> DuePerson | None:
-        """Give a person who is due; None for one who is not."""
-        streams = self._people[subject]
-        rules = [self.rules_for(stream, now) for stream in streams]
-        if not all(rules):
-            return None
-        return DuePerson(subject, len(streams), _reason_of(rules[0][0]))
 
     def streams_of(self, subject: str) -> Sequence[str]:
         """Give the streams that have data of a person, in the order of their first events."""
@@ -124,10 +119,10 @@ async def due_people(
         search.look(page)
         after = page[-1].position
     found: list[DuePerson] = []
-    for person in search.due(now, at_rest=at_rest):
-        reason = await reason_now(search, person.subject, now, fold)
+    for subject in search.due(now, at_rest=at_rest):
+        reason = await reason_now(search, subject, now, fold)
         if reason is not None:
-            found.append(msgspec.structs.replace(person, reason=reason))
+            found.append(DuePerson(subject, len(search.streams_of(subject)), reason))
     return found
 
 

@@ -2,9 +2,9 @@
 
 What comes in is a committed event, as a sink is given it, or a message of a broker. What leaves is
 a message that the broker has made durable, or a command whose receipt acknowledges the message.
-Read `message`, `address`, `outlet`, `relay`, then one broker; for the way in, `inlet` and
-`consumer`. Each broker needs an extra of its name, and its client library is imported when the
-first connection is made, and never before.
+Read `message`, `outlet`, `relay`, then one broker; for the way in, `inlet` and `consumer`. Each
+broker needs an extra of its name, and its client library is imported when the first connection is
+made, and never before.
 """
 
 from .consumer import Consumed as Consumed

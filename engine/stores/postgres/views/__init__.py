@@ -2,6 +2,6 @@
 
 Read `link` (a connection and its transactions), `tables` (the SQL of one table), `builds` and
 `books` (what is kept), `catalog` (what is known of it), `store` (the projectors' side), then
-`states` and `reading` (the queries' side). `words`, `syntax` and `marks` translate what SQLite's
-users write.
+`states`, `lane` and `queries` (the queries' side). `words`, `syntax` and `marks` translate what
+SQLite's users write.
 """

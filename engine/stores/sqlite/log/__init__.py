@@ -1,5 +1,6 @@
 """The log in one SQLite file.
 
 Read `store` (append and read), `cache` (what the writer remembers), `schema`, `pages` (how it is
-read fast), `snapshots`, then `heads` and `damage` (what is looked at before a file is believed).
+read fast); `claims`, `timers`, `tags` and `snapshots` (what is kept beside events); `heads` and
+`damage` (what is looked at before a file is believed); `cold` and `archiving` (the cold file).
 """

@@ -1,6 +1,6 @@
 """The log in one SQLite file, written by a process of its own: `sqlite:PATH?writer=process`.
 
-Rules: the child is a `SqliteStore` behind a socket (`sqlite_child`), and has the file's lock; this
+Rules: the child is a `SqliteStore` behind a socket (`child`), and has the file's lock; this
 process reads. So the file, its promises and its tools are those of `SqliteStore`, and what a commit
 costs in Python no longer waits for this interpreter's lock, nor keeps it. The child ends with this
 process, however that ends, after the call that it is in. If the child ends first, what it was asked
