@@ -3,7 +3,8 @@
 Rules: events and the position up to which they were applied are one transaction of that database.
 So an event that comes again changes nothing, and each counts once. The database belongs to the
 host: a model keeps which tables it has made, and touches no other that is there. Calls of
-SQLAlchemy block, and run in a thread. The library is imported when a model is declared.
+SQLAlchemy block, and run in a thread that no process waits for. The library is imported when a
+model is declared.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import ssl
 import types
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias
 
 from ..errors import BrokerFailed, DefinitionError
 from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery, Sink
+from ..runtime.apart import Apart
 from .read_model import DIGITS, batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "SqlReadModel"]
@@ -53,6 +56,14 @@ class _Keeping(Sink):
     """Names the tables that models have made, those of former versions too."""
     _stand: tuple[int, str] | None = None
     """Position and event up to which the tables are known to be."""
+    _calls: Apart | None = None
+
+    @property
+    def _thread(self) -> Apart:
+        """Give the thread of this model's calls."""
+        if self._calls is None:
+            self._calls = Apart(f"foldline {self.__definition__.name}")
+        return self._calls
 
     @classmethod
     def __read__(cls, definition: Any, namespace: Any) -> Any:
@@ -62,7 +73,7 @@ class _Keeping(Sink):
     async def keep(self, batch: Sequence[Delivery[Event]]) -> None:
         """Apply events; return when the database has committed them."""
         while True:
-            stand, is_done = await asyncio.to_thread(self._keep, batch)
+            stand, is_done = await self._thread.run(partial(self._keep, batch))
             if not is_done:
                 why = await refusal_of(self._delivered, *stand, batch[0].position)
                 if why is not None:
@@ -86,7 +97,12 @@ class _Keeping(Sink):
             page, after = await delivered.again(after, subjects)
             is_here = bool(page)
         loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._lose, delivered, loop if is_here else None)
+        await self._thread.run(partial(self._lose, delivered, loop if is_here else None))
+
+    async def close(self) -> None:
+        """Let the thread end when its call has."""
+        if self._calls is not None:
+            self._calls.close()
 
     def _lose(self, delivered: Delivered, loop: asyncio.AbstractEventLoop | None) -> None:
         """Empty former tables; fill those of today anew, where the loop that reads is given."""

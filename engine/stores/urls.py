@@ -25,7 +25,7 @@ from .contract.backend import Backend
 from .contract.keys import KeyStore
 from .contract.log import Store
 from .contract.opener import MakeViews, Opener, OpenerOfTables
-from .contract.tables import Tables
+from .contract.tables import Database, Tables
 from .memory import MemoryStore
 from .own import OwnBackend, views_in_memory
 from .sqlite.backend import SqliteBackend
@@ -43,6 +43,7 @@ __all__ = [
     "backends",
     "key_stores",
     "open_backend",
+    "open_database",
     "open_keys",
     "open_store",
     "open_tables",
@@ -248,6 +249,19 @@ def path_of_text(text: str) -> str:
     if not text.strip("/"):
         raise DefinitionError(f"{text!r} names no file or folder")
     return text
+
+
+def open_database(url: str, ports: Ports) -> Database:
+    """Give a database that may have many logs, not yet connected to.
+
+    Raises DefinitionError for a URL that names none in PostgreSQL.
+    """
+    if _room_of(url) != _WITH_TABLES:
+        raise DefinitionError(
+            f"the database {_shown(url)} is none that this release knows: write "
+            f'"postgresql://USER@HOST/DATABASE"'
+        )
+    return _opener_of_tables().open_database(url, ports)
 
 
 def open_tables(text: str, ports: Ports) -> Tables:

@@ -20,6 +20,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 from os import PathLike
 from types import TracebackType
@@ -101,7 +102,8 @@ class Tenants:
     - `make_engine`: makes the engine of one tenant, not yet started, of the URL of its store.
     - `folder`: where each tenant has a file of its name. It is made if it is not there.
     - `database`: instead, the URL of a PostgreSQL database in which each has a schema of its own.
-    - `open_max`: engines that are open at once. Each takes threads and open files.
+    - `open_max`: engines that are open at once. Each takes threads and open files. It is 200, or
+      with `database` as many as the server has connections for, if these are fewer.
     - `idle_seconds`: after which an engine that nobody uses is closed; up to half as many more may
       pass.
     - `fire_timers`: whether a tenant that is closed is opened when its next timer is due. Without
@@ -119,22 +121,23 @@ class Tenants:
         *,
         folder: str | PathLike[str] | None = None,
         database: str | None = None,
-        open_max: int = 200,
+        open_max: int | None = None,
         idle_seconds: float = 300.0,
         fire_timers: bool = False,
         ports: Ports | None = None,
         logger: logging.Logger | None = None,
     ) -> None:
         self._make_engine = make_engine
-        self._stores = stores_of(folder, database)
-        self._open_max = as_whole("open_max", open_max, 1)
-        self._idle_seconds = as_seconds("idle_seconds", idle_seconds)
         self._ports = as_instance("ports", ports, Ports)
+        self._stores = stores_of(folder, database, self._ports)
+        self._open_max = 0 if open_max is None else as_whole("open_max", open_max, 1)
+        self._idle_seconds = as_seconds("idle_seconds", idle_seconds)
         self._logger = safe_logger(logger)
+        self._fires = fire_timers
         self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
         """Those that are open or opening, the one that was used last at the end."""
         self._closing: dict[str, asyncio.Task[None]] = {}
-        self._slots = asyncio.Semaphore(self._open_max)
+        self._slots: asyncio.Semaphore
         self._openings = asyncio.Semaphore(_OPENINGS_AT_ONCE)
         self._context: contextvars.Context | None = None
         """That of who started this: an engine is nobody's request."""
@@ -143,7 +146,32 @@ class Tenants:
         """That of who entered this: engines are its own."""
         self._sweeper: asyncio.Task[None] | None = None
         self._waking: Waking | None = None
-        if fire_timers:
+        self._waker: asyncio.Task[None] | None = None
+        self._is_ending = False
+        self._opened = self._closed = self._refused = self._overloaded = 0
+
+    # -- its life -----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Tenants:
+        """Make the folder, or ask the server what it allows; begin to close what is idle.
+
+        Raises StoreFailed or StoreRefused where a server cannot be asked.
+        """
+        if self._context is not None:
+            raise UsageError("Tenants are entered once: make new ones")
+        self._loop = running_loop("a set of Tenants")
+        self._context = contextvars.copy_context()
+        self._worker = self._ports.workers.start("foldline tenants")
+        try:
+            await self._worker.run(self._stores.prepare)
+            most = partial(self._stores.open_max, self._open_max, self._logger)
+            self._open_max = await self._worker.run(most)
+        except BaseException:
+            await self._let_go()
+            raise
+        self._slots = asyncio.Semaphore(self._open_max)
+        self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
+        if self._fires:
             self._waking = Waking(
                 self._wake,
                 self._next_timer,
@@ -152,22 +180,6 @@ class Tenants:
                 self._logger,
                 self._open_max,
             )
-        self._waker: asyncio.Task[None] | None = None
-        self._is_ending = False
-        self._opened = self._closed = self._refused = self._overloaded = 0
-
-    # -- its life -----------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Tenants:
-        """Make the folder, and begin to close what is idle."""
-        if self._context is not None:
-            raise UsageError("Tenants are entered once: make new ones")
-        self._loop = running_loop("a set of Tenants")
-        self._context = contextvars.copy_context()
-        self._worker = self._ports.workers.start("foldline tenants")
-        await self._worker.run(self._stores.prepare)
-        self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
-        if self._waking is not None:
             self._waker = asyncio.create_task(self._waking.run(), name="foldline tenants wake")
         return self
 
@@ -191,7 +203,11 @@ class Tenants:
             self._begin_closing(tenant)
         while self._closing:
             await asyncio.wait([*self._closing.values()])
-        assert self._worker is not None
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        assert self._worker is not None, "it was entered"
+        await self._worker.run(self._stores.close)
         await self._worker.close()
 
     # -- what callers want --------------------------------------------------------------------
@@ -217,7 +233,7 @@ class Tenants:
             self._give_back(tenant)
 
     async def names(self) -> Sequence[str]:
-        """Give the names of all tenants that have a file, sorted; nothing for a database."""
+        """Give the names of all tenants that have a file or a schema with a log, sorted."""
         return await self._usable().run(self._stores.names)
 
     def statistics(self) -> TenantsStatistics:
@@ -411,13 +427,17 @@ class Tenants:
         url, ports = self._stores.url(name), self._ports
 
         def look() -> int | None:
+            if not self._stores.is_there(name):
+                return None
             with open_backend(url).outside(ports).log_reader() as log:
                 return log.next_timer() if isinstance(log, TellsNextTimer) else None
 
         return await self._usable().run(look)
 
     async def _wake(self, name: str) -> None:
-        """Open a tenant, and use it until none of its timers is due."""
+        """Open a tenant, and use it until none of its timers is due; leave one that is gone."""
+        if not await self._usable().run(self._stores.is_there, name):
+            return
         tenant, clock = await self._take(name, create=False), self._ports.clock
         begun, left = clock.monotonic(), 0.0
         try:

@@ -2,11 +2,12 @@
 
 Rules:
 - Of a closed tenant only the time of its next timer is kept: a number, and a place in a heap.
-- It is read from the store when the engine has closed; at the start, from each store that is there,
-  one after the other, while callers are served.
+- It is read from the store when the engine has closed. It is also read from each store that is
+  there at the start or comes later, one after the other, while callers are served.
 - A tenant is opened when that time has come, and is used until none of its timers is due. So few
   are woken at once that room is left for callers.
 - A store that cannot be read, and an engine that cannot be opened, is told and tried again later.
+  A tenant whose store is gone is forgotten.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _AT_ONCE: Final = 4
 """Tenants that are woken at a time, if so many may be open; one if fewer may."""
 _LOOK_SECONDS: Final = 60.0
 """How long it sleeps at most: the clock may be put right meanwhile."""
+_NAMES_SECONDS: Final = 60.0
+"""How often it is looked which tenants there are."""
 _AGAIN: Final = 10_000_000
 """µs after which what found no room, or failed once, is tried again; twice as long each time."""
 _DOUBLINGS_MAX: Final = 8
@@ -58,6 +61,8 @@ class Waking:
         self._heap: list[tuple[int, str]] = []
         """The same in order, with times that are out of date."""
         self._open: set[str] = set()
+        self._seen: set[str] = set()
+        """Closed tenants whose next timer is known, also if there is none."""
         self._failures: dict[str, int] = {}
         self._bell = Bell()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -74,6 +79,7 @@ class Waking:
         await self._look_at(name)
 
     async def _look_at(self, name: str) -> None:
+        self._seen.add(name)
         try:
             time = await self._next_timer(name)
         except EngineError as error:
@@ -105,11 +111,24 @@ class Waking:
             await asyncio.gather(looking, *self._tasks, return_exceptions=True)
 
     async def _look_at_all(self) -> None:
-        """Learn of the tenants that nobody has opened yet when they are to be woken."""
-        for name in await self._names():
-            if name not in self._open and name not in self._times:
-                with contextlib.suppress(Closed):
-                    await self._look_at(name)
+        """Learn of the tenants that nobody has opened yet when they are to be woken; then go on.
+
+        One may be restored while this runs, or removed and made anew.
+        """
+        while True:
+            try:
+                names = await self._names()
+            except Closed:
+                return
+            except (EngineError, OSError) as error:
+                self._logger.warning("which tenants there are is asked later: %s", described(error))
+            else:
+                self._seen.intersection_update(names)
+                for name in names:
+                    if name not in self._open and name not in self._seen:
+                        with contextlib.suppress(Closed):
+                            await self._look_at(name)
+            await asyncio.sleep(_NAMES_SECONDS)
 
     def _begin_due(self) -> None:
         now = self._clock.now()

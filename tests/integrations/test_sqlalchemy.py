@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from tests.integrations.places import TABLES, TOTALS, Kept, keeping
 from tests.support.certificates import certify
 from tests.support.counters import Add, Added, Empty
 from tests.support.mariadb import MariaServer
+
+ROOT = Path(__file__).parents[2]
 
 
 def count(connection: Any, event: Added, meta: Meta) -> None:
@@ -131,6 +135,44 @@ async def test_tls_is_checked_and_a_certificate_that_does_not_fit_stops_it(tmp_p
 def maria(started: Callable[[str], Any]) -> MariaServer:
     made: MariaServer = started("mariadb")
     return made
+
+
+SILENT = """
+import asyncio, threading
+import sqlalchemy as sql
+from engine import Engine, Limits
+from engine.integrations.sqlalchemy import SqlReadModel
+from tests.integrations.places import TABLES
+from tests.support.counters import Add, Added, Counter
+
+begun = threading.Event()
+
+def apply(connection, event: Added, meta):
+    begun.set()
+    threading.Event().wait()  # as a driver that has no answer, and no limit of its own
+
+model = SqlReadModel(
+    "totals", engine=sql.create_engine("sqlite://"), tables=TABLES, events=[Added], apply=apply
+)
+
+async def main():
+    limits = Limits(sink_stop_seconds=1)
+    async with Engine([Counter], projections=[model], limits=limits) as engine:
+        await engine.execute(Add("a", 1))
+        await asyncio.to_thread(begun.wait)
+    print("the engine has ended", flush=True)
+
+asyncio.run(main())
+print("so has the loop", flush=True)
+"""
+
+
+def test_a_database_that_never_answers_keeps_no_process_from_its_end() -> None:
+    """As one behind a line that says nothing more: the call has no end."""
+    command = [sys.executable, "-c", SILENT]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.stdout.splitlines() == ["the engine has ended", "so has the loop"]
+    assert found.returncode == 0
 
 
 def test_what_is_no_engine_of_sqlalchemys_is_refused() -> None:

@@ -353,6 +353,37 @@ async def test_a_schema_of_postgresql_is_each_tenants_own(postgres: Server) -> N
             await add(tenants, "_".join("a" * 20))
 
 
+async def test_a_tenant_in_postgresql_is_made_only_if_that_is_said(postgres: Server) -> None:
+    url, name = postgres.url().partition("?")[0], f"{postgres.new_schema()}-x"
+    async with Tenants(Made(), database=url) as tenants:
+        before = await tenants.names()
+        with pytest.raises(InvalidInput, match="no such tenant"):
+            async with tenants.engine(name):
+                pass
+        assert await add(tenants, name) == 1
+        async with tenants.engine(name) as engine:
+            assert (await engine.state(Counter, "c")).total == 1
+        assert [*await tenants.names()] == sorted([*before, name])
+
+
+async def test_no_more_tenants_are_open_than_the_server_has_connections_for(
+    postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, made = postgres.url().partition("?")[0], Made()
+    allowed = "current_setting('max_connections')::int"
+    reserved = "current_setting('superuser_reserved_connections')::int"
+    room = int(postgres.sql(f"SELECT ({allowed} - {reserved}) / 8"))
+    names = [f"{postgres.new_schema()}-y" for _ in range(room + 1)]
+    async with Tenants(made, database=url) as tenants, AsyncExitStack() as stack:
+        with pytest.raises(Overloaded, match="tenants are open, and all are in use"):
+            for name in names:
+                await stack.enter_async_context(tenants.engine(name, create=True))
+    assert len(made.names) <= room
+    assert not caplog.messages
+    async with Tenants(Made(), database=url, open_max=room + 1):
+        assert f"open_max={room}" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
@@ -360,6 +391,7 @@ async def test_a_schema_of_postgresql_is_each_tenants_own(postgres: Server) -> N
         ({"folder": "a", "database": "postgresql://h/d"}, "folder= or database="),
         ({"folder": "a?b"}, "begins an option"),
         ({"database": "postgresql://h/d?schema=x"}, "names no schema"),
+        ({"database": "sqlite:a.db"}, "is none that this release knows"),
     ],
     ids=str,
 )

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, Ports, Tenants
+from engine.tenants import waking
 from engine.testing.scenario import ManualClock
+from tests.support.postgres import Server
 from tests.support.waiting import until
 from tests.timers.kettles import Kettle, SwitchOn, failing, runs
 
@@ -122,3 +124,36 @@ async def test_a_tenant_without_room_is_woken_later(tmp_path: Path) -> None:
             await until(lambda: fired() == ["green"] and tenants.statistics().overloaded)
         clock.advance(11)
         await until(lambda: fired() == ["blue", "green"])
+
+
+async def test_one_that_is_restored_is_woken_and_one_that_is_removed_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(waking, "_NAMES_SECONDS", 0.02)
+    clock, folder = ManualClock(START), tmp_path / "data"
+    async with tenants_of(folder, clock) as tenants:
+        await switched_on(tenants, "blue", "green")
+        await closed(tenants, clock)
+        folder.joinpath("blue.db").rename(tmp_path / "kept.db")
+        clock.advance(3_600)
+        await until(lambda: fired() == ["green"])
+        await until(lambda: tenants.statistics().open + tenants.statistics().closing == 0)
+        assert "blue" not in caplog.text
+        (tmp_path / "kept.db").rename(folder / "red.db")
+        await until(lambda: fired() == ["blue", "green"])
+    assert "blue" not in caplog.text
+
+
+async def test_those_in_postgresql_are_woken_after_a_start(postgres: Server) -> None:
+    clock, name = ManualClock(START), postgres.new_schema()
+    url = postgres.url().partition("?")[0]
+
+    def tenants_there() -> Tenants:
+        ports = Ports(clock=clock, watcher=None)
+        return Tenants(partial(made, clock), database=url, fire_timers=True, ports=ports)
+
+    async with tenants_there() as tenants:
+        await switched_on(tenants, name)
+    clock.advance(3_600)
+    async with tenants_there() as tenants:
+        await until(lambda: fired() == [name])

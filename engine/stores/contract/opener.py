@@ -15,7 +15,7 @@ from ...runtime.ports import Ports
 from .backend import Backend
 from .keys import KeyStore
 from .log import Store
-from .tables import Tables
+from .tables import Database, Tables
 from .views import ViewsStore
 
 __all__ = ["MakeViews", "Opener", "OpenerOfTables"]
@@ -45,6 +45,10 @@ class OpenerOfTables(Opener, Protocol):
 
     def open_tables(self, url: str, ports: Ports) -> Tables:
         """Give the tables of another program, not yet open."""
+        ...
+
+    def open_database(self, url: str, ports: Ports) -> Database:
+        """Give the database of a URL, not yet connected to."""
         ...
 
     def sql_of_schema(self, url: str, *, since: int, role: str | None) -> str:

@@ -10,10 +10,29 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-__all__ = ["NOTHING_READ", "Tables"]
+__all__ = ["NOTHING_READ", "Database", "Tables"]
 
 NOTHING_READ = -(2**63)
 """The place before all rows."""
+
+
+class Database(Protocol):
+    """A database that may have many logs, each in a schema. Calls block."""
+
+    def logs(self, beginning: str) -> Sequence[str]:
+        """Give the schemas that have a log, and whose names begin so, sorted.
+
+        Raises StoreFailed or StoreRefused.
+        """
+        ...
+
+    def connections_max(self) -> int:
+        """Give how many connections may be open at once. Raises StoreFailed or StoreRefused."""
+        ...
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        ...
 
 
 class Tables(Protocol):

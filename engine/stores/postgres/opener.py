@@ -16,11 +16,19 @@ from .driver import check_installed
 from .keys import PostgresKeys, keys_address
 from .log.schema import schema_sql
 from .log.store import PostgresStore
+from .outside.database import PostgresDatabase
 from .outside.tables import PostgresTables
 from .views.link import views_schema
 from .views.schema import views_sql
 
-__all__ = ["open_backend", "open_keys", "open_store", "open_tables", "sql_of_schema"]
+__all__ = [
+    "open_backend",
+    "open_database",
+    "open_keys",
+    "open_store",
+    "open_tables",
+    "sql_of_schema",
+]
 
 _VIEWS_NOTE: Final = "-- The views. Leave this out if they are kept elsewhere.\n"
 
@@ -46,6 +54,12 @@ def open_tables(url: str, ports: Ports) -> PostgresTables:
     """Give the tables of another program, not yet open."""
     check_installed()
     return PostgresTables(read_address(url), ports)
+
+
+def open_database(url: str, ports: Ports) -> PostgresDatabase:
+    """Give a database that may have many logs, not yet connected to."""
+    check_installed()
+    return PostgresDatabase(read_address(url), ports)
 
 
 def sql_of_schema(url: str, *, since: int, role: str | None) -> str:
