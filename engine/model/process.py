@@ -42,7 +42,14 @@ from .projection import (
 )
 from .reactor import Reactor, check_begins, is_reaction, is_refusal, methods_of, routed_by
 
-__all__ = ["ProcessManager", "arrival", "impersonal", "reactors_of", "refusal_of"]
+__all__ = [
+    "ProcessManager",
+    "arrival",
+    "hears_nothing",
+    "impersonal",
+    "reactors_of",
+    "refusal_of",
+]
 
 _INSTANCE: Final = "instance"
 _SHOWN: Final = '`@reacts(by="order_id") def paid(self, event: OrderPaid) -> Decision[Charged]`'
@@ -158,6 +165,15 @@ def refusal_of(
     made: Any = told
     refusal: Command = made(instance, command, _text(rejection.code), _text(rejection.message))
     return refusal
+
+
+def hears_nothing(manager: type[Aggregate], command: Command) -> bool:
+    """Tell whether a manager has no method for a command that was rejected, and is not its own."""
+    process: _Process | None = getattr(manager, "__process__", None)
+    if process is None:
+        return False
+    kind = type(command)
+    return kind not in process.refusals and kind not in manager.__definition__.handlers
 
 
 def _text(given: object) -> str:

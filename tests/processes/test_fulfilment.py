@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, Limits, Ports
+from engine import Decision, Engine, Limits, Ports, ProcessManager, applies, reacts
 from engine.testing.scenario import ManualClock
 from tests.processes.fulfilling import (
+    Begun,
     Card,
     Item,
     Order,
     Parcel,
     Place,
+    Placed,
+    Reserve,
     Settle,
     shop,
 )
@@ -94,6 +97,27 @@ async def test_nothing_is_undone_where_nothing_was_done() -> None:
         assert (await engine.state(Order, "o-2")).state == "cancelled"
         assert "restocked" not in await names(engine)
         assert (await engine.state(Item, "lamp")).left == 0
+
+
+async def test_a_rejection_that_no_method_hears_is_told_as_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Deaf(ProcessManager, kind="deaf", begins="now"):
+        @reacts(by="order")
+        def order_placed(self, event: Placed) -> Decision[Begun]:
+            begun = Begun(event.item, event.card, event.cents)
+            return Decision(begun, commands=[Reserve(event.item, self.id)])
+
+        @applies
+        def begun(self, event: Begun) -> None: ...
+
+    async with Engine([Order, Item, Deaf]) as engine:
+        for order in ("o-1", "o-2", "o-3"):
+            await engine.execute(Place(order, "lamp", "c-1", 10))
+        await until(lambda: engine.statistics().timers.rejected == 1)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1
+    assert ": reserve was rejected as 'no-stock', and nothing follows" in told[0]
 
 
 async def test_a_payment_that_does_not_come_in_time_cancels(tmp_path: Path) -> None:
