@@ -28,7 +28,7 @@ from .log.shared_pages import SharedPages
 from .model.aggregate import Aggregate, AggregateDefinition, definitions_of
 from .model.joint import joint_handlers_of
 from .model.messages import Command
-from .model.process import hears_nothing, reactors_of, refusal_of
+from .model.process import reactors_of, refusal_of
 from .model.projection import Projection, ProjectionDefinition
 from .model.projections import check_names, projections_of
 from .model.schema import refuse_misfits, unknown_kinds
@@ -209,12 +209,7 @@ class Wiring:
         """Give what tells a process manager that its command was rejected."""
         kind, _, aggregate_id = stream.partition(":")
         cls = next((d.cls for d in self.definitions if d.kind == kind), Aggregate)
-        if hears_nothing(cls, command):
-            text = (
-                "%s: %s was rejected as %r, and nothing follows: write a method with @when_rejected"
-            )
-            self._logger.warning(text, stream, type(command).command_name, rejection.code)
-        return refusal_of(cls, aggregate_id, command, rejection)
+        return refusal_of(cls, aggregate_id, command, rejection, self._logger)
 
     def _kind(self, definition: AggregateDefinition) -> Kind[Actor]:
         return Kind(

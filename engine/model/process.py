@@ -10,6 +10,7 @@ that it gave comes back as a command too. What does not fit is refused when the 
 from __future__ import annotations
 
 import functools
+import logging
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
@@ -45,13 +46,16 @@ from .reactor import Reactor, check_begins, is_reaction, is_refusal, methods_of,
 __all__ = [
     "ProcessManager",
     "arrival",
-    "hears_nothing",
     "impersonal",
     "reactors_of",
     "refusal_of",
 ]
 
 _INSTANCE: Final = "instance"
+_UNHEARD: Final = (
+    "%s:%s: %s was rejected as %r, and nothing follows: write a method with @when_rejected where "
+    "something should"
+)
 _SHOWN: Final = '`@reacts(by="order_id") def paid(self, event: OrderPaid) -> Decision[Charged]`'
 
 
@@ -155,25 +159,29 @@ def impersonal(command: Command) -> Command:
 
 
 def refusal_of(
-    manager: type[Aggregate], instance: str, command: Command, rejection: Rejected
+    manager: type[Aggregate],
+    instance: str,
+    command: Command,
+    rejection: Rejected,
+    logger: logging.Logger | None = None,
 ) -> Command | None:
-    """Give what tells an instance that its command was rejected; None where it need not hear it."""
+    """Give what tells an instance that its command was rejected; None where it need not hear it.
+
+    The logger is told of another one's rejection for which a manager has no method.
+    """
     process: _Process | None = getattr(manager, "__process__", None)
-    told = None if process is None else process.refusals.get(type(command))
+    if process is None:
+        return None
+    kind = type(command)
+    told = process.refusals.get(kind)
     if told is None:
+        if logger is not None and kind not in manager.__definition__.handlers:
+            who = manager.__definition__.kind
+            logger.warning(_UNHEARD, who, instance, kind.command_name, rejection.code)
         return None
     made: Any = told
     refusal: Command = made(instance, command, _text(rejection.code), _text(rejection.message))
     return refusal
-
-
-def hears_nothing(manager: type[Aggregate], command: Command) -> bool:
-    """Tell whether a manager has no method for a command that was rejected, and is not its own."""
-    process: _Process | None = getattr(manager, "__process__", None)
-    if process is None:
-        return False
-    kind = type(command)
-    return kind not in process.refusals and kind not in manager.__definition__.handlers
 
 
 def _text(given: object) -> str:
