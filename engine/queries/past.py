@@ -135,7 +135,7 @@ class Pasts:
                     f'PostgreSQL, and a past is folded in SQLite: say dialect=("sqlite", '
                     f'"postgresql") if it means the same in both, or read the past of others'
                 )
-        return projections
+        return [*dict.fromkeys(projections)]
 
     def _folds(self, definition: ProjectionDefinition) -> bool:
         """Tell whether SQLite folds what a projection is written in; rows of structs it does."""

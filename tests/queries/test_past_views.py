@@ -196,7 +196,7 @@ async def test_the_views_that_serve_are_not_touched(engine: Engine) -> None:
 
 
 async def test_only_the_projections_that_are_named_are_folded(engine: Engine) -> None:
-    async with engine.past(position=12, projections=[Log]) as past:
+    async with engine.past(position=12, projections=[Log, Log]) as past:
         assert len(await past.query(Positions())) == 12
         with pytest.raises(UsageError, match=r"answered from \['tallies'\].*has folded \['log'\]"):
             await past.query(GetTallies())

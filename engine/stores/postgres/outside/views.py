@@ -69,7 +69,7 @@ class PostgresViewsReader(TableReads):
         """Take calls; the views need not be there yet."""
         self._lane = Lane(self._place)
         self._lane.begin()
-        self._states = States(self._place, self, self._limits)
+        self._states = States(self._place, self, self._limits, self._definitions)
 
     async def close(self) -> None:
         """Close the connections; a second call does nothing. Calls that still run are ended."""
@@ -126,10 +126,6 @@ class PostgresViewsReader(TableReads):
         return StoreFailed(f"the views in {self._place.name} are closed", written=False)
 
     # -- what serves --------------------------------------------------------------------------
-
-    def changes(self) -> int:
-        """Give one number: each answer looks by itself at what serves."""
-        return 0
 
     def stands(self) -> Mapping[Key, int]:
         """Give nothing: each snapshot says where the views stand."""

@@ -75,10 +75,6 @@ class Catalog(KnownBuilds[TableSql]):
         """By projection and build, for those that are written by SQL of their own."""
         self.reals: Mapping[str, str] = {}
         """What tables are declared as, of all builds that serve, by their real names."""
-        self.changes = 0
-        """How often queries were given other tables."""
-        self.is_changing = False
-        """Whether they may be at this moment, before `shown` says so."""
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -112,7 +108,6 @@ class Catalog(KnownBuilds[TableSql]):
             if build.state == "serving"
             for table in build.tables
         }
-        self.changes += 1
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -291,16 +286,12 @@ class Catalog(KnownBuilds[TableSql]):
                 f"build {number} of projection {definition.name!r} is built by another process "
                 f"now: it was not swapped in. Let that process end, and start the engine again"
             )
-        self.is_changing = True
-        try:
-            async with self._deciding(link, BRIEFLY):
-                await self.books_of.swap(link, serving(builds), new)
-                await self.books.add_decision(link, decision)
-                reach("views.swapping")
-            reach("views.swapped")
-            await self._know(link, [definition])
-        finally:
-            self.is_changing = False
+        async with self._deciding(link, BRIEFLY):
+            await self.books_of.swap(link, serving(builds), new)
+            await self.books.add_decision(link, decision)
+            reach("views.swapping")
+        reach("views.swapped")
+        await self._know(link, [definition])
 
     async def drop(
         self, link: Link, projection: str, number: int, decision: ProjectionDecision | None

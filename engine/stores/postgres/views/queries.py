@@ -5,13 +5,11 @@ is what it has locked when it was planned. An answer with more than `bytes_max` 
 and never cut. This file opens no link and begins no transaction.
 """
 
-# ruff: noqa: S608 - names in the SQL here are the engine's own
-
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -23,10 +21,11 @@ from ...contract.views import Search, Selected, Selection
 from ..failures import CANCELED, described_failure, sqlstate_of
 from .link import Link, is_lost_line
 from .marks import numbered_marks
+from .pins import mentioned, pinned
 from .tables import Statement, TableSql
 from .values import bytes_of, values_of
 
-__all__ = ["PLAIN", "Reading", "TableReads", "get_all", "get_one", "readable"]
+__all__ = ["Known", "Reading", "TableReads", "get_all", "get_one", "readable"]
 
 T = TypeVar("T")
 
@@ -38,12 +37,26 @@ _GIVES_ROWS: Final = re.compile(
     r"(?:\s|--[^\n]*(?:\n|\Z)|/\*.*?\*/|\()*(SELECT|WITH|VALUES|TABLE)\b",
     re.IGNORECASE | re.DOTALL,
 )
+_BOUNDED: Final = "SELECT * FROM (\n"
 _EXPLAINS: Final = re.compile(r"\s*(EXPLAIN|SHOW)\b", re.IGNORECASE)
 _LOCKED: Final = (
     "SELECT DISTINCT c.relname::text FROM pg_catalog.pg_locks AS l "
     "JOIN pg_catalog.pg_class AS c ON c.oid = l.relation "
     "WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation'"
 )
+
+
+class Known(NamedTuple):
+    """What is known of a statement of a user that has been run."""
+
+    query: str
+    """What is run for it."""
+    marks: int
+    """How many values it takes."""
+    names: Sequence[str]
+    """Which views it may mean."""
+    tables: frozenset[str] = frozenset()
+    """What it reads."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -55,8 +68,12 @@ class Reading(msgspec.Struct, frozen=True):
     reals: Mapping[str, str]
     """Names that are declared, by real ones, of all tables that serve."""
     bytes_max: int
-    known: dict[str, tuple[str, int, frozenset[str]]]
-    """What is run for statements of users, how many values it takes, and what it reads."""
+    known: dict[str, Known]
+    """What is known of statements of users."""
+    schema: str
+    """Where the tables are."""
+    in_sql: Set[str]
+    """Names of declared tables that are made in SQL: all of their columns are shown."""
     positions: Mapping[str, int] | None = None
     """How far each projection is in the snapshot, where that was looked for."""
 
@@ -153,10 +170,6 @@ async def _count(reading: Reading, table: TableDefinition, where: Sequence[Filte
     return int((await reading.link.run(query, *values))[0][0])
 
 
-PLAIN: Final = frozenset((get_one, _find, _search, _count))
-"""Reads of one statement each, which sees one state by itself."""
-
-
 async def _rows(reading: Reading, sql: TableSql, statement: Statement) -> list[Any]:
     query, values = statement
     rows = await reading.link.run(query, *values)
@@ -180,13 +193,13 @@ async def _select(
     known = reading.known.get(statement)
     before = frozenset[str]() if known is not None else await _locked(reading)
     try:
-        query, count = readable(statement, rows_max) if known is None else known[:2]
-        if count != len(parameters):
+        told = _told(reading, statement, rows_max) if known is None else known
+        if told.marks != len(parameters):
             raise UsageError(
-                f"a statement in views.sql has {count} marks `?`, and was given "
+                f"a statement in views.sql has {told.marks} marks `?`, and was given "
                 f"{len(parameters)} values"
             )
-        names, found = await reading.link.ask(query, parameters)
+        names, found = await reading.link.ask(_pinned(reading, told), parameters)
         rows = values_of(found)
     except Exception as error:
         if is_lost_line(error) or sqlstate_of(error) == CANCELED:
@@ -207,14 +220,28 @@ async def _select(
     if bytes_of(rows, range(len(names))) > reading.bytes_max:
         raise _too_large("a statement in views.sql", reading.bytes_max)
     if known is not None:
-        return Selected(names, rows, known[2])
+        return Selected(names, rows, known.tables)
     tables = await _locked(reading)
     # Where others of its answer had locked some, it may be said to read these too.
     if not before:
         if len(reading.known) >= _STATEMENTS_MAX:
             reading.known.clear()
-        reading.known[statement] = query, count, tables
+        reading.known[statement] = told._replace(tables=tables)
     return Selected(names, rows, tables)
+
+
+def _told(reading: Reading, statement: str, rows_max: int) -> Known:
+    query, count = readable(statement, rows_max)
+    views = frozenset(reading.reals.values()) if query.startswith(_BOUNDED) else frozenset[str]()
+    return Known(query, count, mentioned(statement, views))
+
+
+def _pinned(reading: Reading, told: Known) -> str:
+    """Give what is run, over the tables of the snapshot."""
+    if not told.names:
+        return told.query
+    in_sql = {name: real for real, name in reading.reals.items() if name in reading.in_sql}
+    return pinned(told.query, told.names, reading.schema, reading.tables, in_sql)
 
 
 def readable(statement: str, rows_max: int) -> tuple[str, int]:
@@ -223,7 +250,7 @@ def readable(statement: str, rows_max: int) -> tuple[str, int]:
     if _GIVES_ROWS.match(statement):
         # Bounded by the server, which else sends all that there is.
         query = query.rstrip().rstrip(";")
-        return f"SELECT * FROM (\n{query}\n) AS answer LIMIT {rows_max + 1}", count
+        return f"{_BOUNDED}{query}\n) AS answer LIMIT {rows_max + 1}", count
     if not _EXPLAINS.match(statement):
         raise UsageError("this is no statement that gives rows: SELECT, WITH, VALUES")
     return query, count

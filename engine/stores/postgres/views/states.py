@@ -13,7 +13,7 @@ begins ends with its answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -21,11 +21,11 @@ import msgspec
 
 from ....errors import EngineError, StoreFailed, UsageError
 from ....limits import Limits
-from ....model.projection import TableDefinition
+from ....model.projection import ProjectionDefinition, TableDefinition
 from ....model.rows import Scalar
 from ..failures import CANCELED, has_no_room, sqlstate_of
 from .link import Link, Place, failed, is_lost_line
-from .queries import PLAIN, SAVED, Reading, TableReads, get_one
+from .queries import SAVED, Known, Reading, TableReads, get_one
 from .stands import Key
 from .tables import TableSql
 from .together import AT_WORK_MAX, KEPT_MAX, Group, Together
@@ -62,10 +62,6 @@ class Source(Protocol):
         """See `ViewsSource.serves`."""
         ...
 
-    def changes(self) -> int | None:
-        """Give how often queries were given other tables; None while they are."""
-        ...
-
     def stands(self) -> Mapping[Key, int]:
         """Give where the views stand at least, before a snapshot is begun."""
         ...
@@ -78,6 +74,9 @@ class Source(Protocol):
 class State(TableReads):
     """The views as they were at the first read of one answer, until `end`."""
 
+    is_torn = False
+    """Whether its reads were of two states, which they never are (see `pins`)."""
+
     def __init__(self, states: States) -> None:
         self.serves = states.serves
         self._states = states
@@ -86,20 +85,12 @@ class State(TableReads):
         self._group: Group | None = None
         """With whom it has read its first row, as long as it has read nothing else."""
         self._positions: Mapping[str, int] | None = None
-        self._changes: int | None = 0
-        self._reads_sql = False
         self._timer: asyncio.TimerHandle | None = None
         self._call: asyncio.Timeout | None = None
         self._is_broken = False
         self.has_ended = False
         self.is_too_old = False
         self.ended = asyncio.Event()
-
-    @property
-    def is_torn(self) -> bool:
-        """Whether a statement of its own may have read the tables that came to serve behind it."""
-        now = self._states.changes()
-        return self._reads_sql and (now is None or self._changes != now)
 
     @property
     def positions(self) -> Mapping[str, int] | None:
@@ -141,7 +132,6 @@ class State(TableReads):
                         row: T = together[0]
                         return row
                 reading = self._reading or await self._begin()
-                self._reads_sql = self._reads_sql or call not in PLAIN
                 async with asyncio.timeout(None) as self._call:
                     return await call(reading, *args)
             except BaseException as error:
@@ -165,7 +155,6 @@ class State(TableReads):
 
     async def _begin_together(self, table: TableDefinition, key: Scalar) -> tuple[Any] | None:
         """Read the first row with others; give it, or None where this one is to read by itself."""
-        self._changes = self._states.changes()
         joined = await self._states.together.join(self, table, key)
         if joined is None:
             return None
@@ -182,7 +171,6 @@ class State(TableReads):
             self._reading = await self._states.go_on(self, group)
             self._group = None
             return self._reading
-        self._changes = self._states.changes()
         self._reading = await self._states.begin(self)
         self._began(self._reading)
         return self._reading
@@ -196,17 +184,23 @@ class State(TableReads):
 class States:
     """All states that are read at the same time, and the links for them."""
 
-    def __init__(self, place: Place, source: Source, limits: Limits) -> None:
+    def __init__(
+        self,
+        place: Place,
+        source: Source,
+        limits: Limits,
+        definitions: Iterable[ProjectionDefinition],
+    ) -> None:
         self.serves = source.serves
-        self.changes = source.changes
         self.seconds = limits.state_seconds
         self._place = place
         self._source = source
         self._bytes_max = limits.query_bytes
+        self._in_sql = frozenset(t.name for d in definitions for t in d.sql_tables.values())
         most = min(limits.answers_at_once, LINKS_MAX - AT_WORK_MAX - KEPT_MAX)
         self._places = asyncio.Semaphore(most)
         self.together = Together(self, limits.answers_at_once, limits.state_seconds)
-        self._known: dict[str, tuple[str, int, frozenset[str]]] = {}
+        self._known: dict[str, Known] = {}
         self._idle: list[Link] = []
         self._spare = 0
         """How many of them have not been needed of late."""
@@ -300,7 +294,8 @@ class States:
     async def _served(self, link: Link, known: Mapping[Key, int]) -> Reading:
         self._check()
         tables, reals, positions = await self._source.served(link, known)
-        return Reading(link, tables, reals, self._bytes_max, self._known, positions)
+        said, schema, in_sql = self._known, self._place.schema, self._in_sql
+        return Reading(link, tables, reals, self._bytes_max, said, schema, in_sql, positions)
 
     async def _begun(self, begin: str) -> Link:
         while True:

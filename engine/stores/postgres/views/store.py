@@ -104,7 +104,8 @@ class PostgresViews(TableReads):
         self._stands = Stands(self._place.schema, self._has_fallen)
         self._writes = Writes(self._catalog, self._stands, self._place, self._reach)
         self._place.connected = self._look_back
-        self._states = States(self._place, _Served(self._catalog, self._stands), limits)
+        served = _Served(self._catalog, self._stands)
+        self._states = States(self._place, served, limits, definitions)
         self._rows_max = limits.query_rows
         self._running: tuple[Part, Link] | None = None
         self._seen: dict[str, tuple[int, int]] = {}
@@ -451,9 +452,6 @@ class _Served:
 
     def serves(self, projection: str) -> bool:
         return self._catalog.serves(projection)
-
-    def changes(self) -> int | None:
-        return None if self._catalog.is_changing else self._catalog.changes
 
     async def served(self, link: Link, known: Mapping[Key, int]) -> Served:
         if link.line.pooled:

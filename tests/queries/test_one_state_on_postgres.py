@@ -1,0 +1,87 @@
+"""In PostgreSQL an answer reads one build, whatever comes to serve while it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from engine import (
+    AsyncSql,
+    Engine,
+    Meta,
+    Onlooker,
+    Projection,
+    Query,
+    SqlProjection,
+    Views,
+    answers,
+    projects,
+)
+from engine.stores.postgres.views.pins import mentioned
+from tests.queries.ledger import BETWEEN, Ledger, Mirror, Twice, add, total_now, twice
+from tests.support.counters import Added, Counter
+from tests.support.postgres import Server
+from tests.support.waiting import until
+
+
+class Sums(SqlProjection, name="sums", version=1, dialect="postgresql"):
+    tables = {"rows": ("CREATE TABLE {rows} (id text PRIMARY KEY, sum bigint NOT NULL)",)}
+
+    @projects
+    async def added(self, event: Added, meta: Meta, sql: AsyncSql) -> None:
+        await sql.run(
+            "INSERT INTO {rows} AS old VALUES (?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET sum = old.sum + excluded.sum",
+            (meta.id, event.amount),
+        )
+
+
+class SumTwice(Query[tuple[Any, Any]]):
+    """Reads by the plain name, twice."""
+
+
+@answers
+async def sum_twice(query: SumTwice, views: Views) -> tuple[Any, Any]:
+    read = "SELECT coalesce(sum(s.sum), 0)::bigint FROM Sums_rows AS s -- not in 'ledger_rows'"
+    first = await views.sql(read)
+    for call in BETWEEN:
+        await call()
+    return first[0][0], (await views.sql(read))[0][0]
+
+
+ANSWERS: list[Callable[..., Any]] = [twice, total_now, sum_twice]
+PROJECTIONS: list[type[Projection]] = [Ledger, Mirror, Sums]
+
+
+@pytest.mark.parametrize("from_outside", [False, True])
+async def test_no_statement_reads_the_tables_that_came_to_serve_meanwhile(
+    postgres: Server, from_outside: bool
+) -> None:
+    store = postgres.url(postgres.new_schema())
+    async with (
+        Engine([Counter], projections=PROJECTIONS, answers=ANSWERS, store=store) as engine,
+        Onlooker(projections=PROJECTIONS, answers=ANSWERS, store=store) as onlooker,
+    ):
+        await add(engine, 1)
+        asked = onlooker if from_outside else engine
+
+        async def rebuild() -> None:
+            for name in ("ledger", "sums"):
+                await engine.projections.rebuild(name)
+                await until(
+                    lambda: not any(p.building for p in engine.statistics().projectors.values())
+                )
+
+        assert await asked.query(SumTwice()) == (1, 1)
+        BETWEEN.append(rebuild)
+        for first, second in (("find", "sql"), ("sql", "get"), ("sql", "sql")):
+            assert await asked.query(Twice(first, second)) == (1, 1)
+        assert await asked.query(SumTwice()) == (1, 1)
+
+
+def test_which_names_a_statement_may_mean() -> None:
+    names = {"a_rows", "a_Rows2", "rows"}
+    assert mentioned('SELECT * FROM "a_Rows2", A_ROWS', names) == ["a_Rows2", "a_rows"]
+    assert mentioned("SELECT 1 FROM a_rows_b1", names) == []
