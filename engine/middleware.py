@@ -107,7 +107,7 @@ def _overrides(middleware: Middleware, name: str) -> bool:
     return getattr(type(middleware), name) is not getattr(Middleware, name)
 
 
-class _Passage:
+class _Progress:
     """How far one command has come."""
 
     __slots__ = ("is_over", "is_taken")
@@ -211,12 +211,12 @@ class Around:
             envelope = as_taken(msgspec.structs.replace(envelope, command=own))
         begun = self._clock.monotonic()
         limit = asyncio.timeout(_seconds(envelope.deadline))
-        passage = _Passage()
+        progress = _Progress()
 
         async def innermost(given: Envelope) -> Receipt[Any]:
             if not isinstance(cast("object", given), Envelope):
-                raise UsageError(_not_passed_on(given, "an Envelope", passage))
-            if passage.is_over:
+                raise UsageError(_not_passed_on(given, "an Envelope", progress))
+            if progress.is_over:
                 raise UsageError(_GO_ON_LATE)
             if limit.expired():
                 raise _held_too_long(given)  # whoever was cancelled for that has gone on
@@ -225,7 +225,7 @@ class Around:
                 given = msgspec.structs.replace(given, deadline=left)
             sent = send(given)
             answer = await sent if not isinstance(sent, asyncio.Future) else cast("Any", sent)
-            passage.is_taken = True
+            progress.is_taken = True
             taken()
             with suppress(RuntimeError):  # of one that is over, where `go_on` is in another task
                 limit.reschedule(None)  # it has a deadline of its own from here on
@@ -238,12 +238,12 @@ class Around:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise _held_too_long(envelope, passage) from None
+            raise _held_too_long(envelope, progress) from None
         finally:
-            passage.is_over = True
+            progress.is_over = True
         if type(receipt) is not Receipt:
-            told = _not_passed_on(receipt, "the receipt", passage)
-            raise OutcomeUnknown(told) if passage.is_taken else UsageError(told)
+            told = _not_passed_on(receipt, "the receipt", progress)
+            raise OutcomeUnknown(told) if progress.is_taken else UsageError(told)
         return receipt
 
     async def query(self, call: QueryCall, ask: Callable[[QueryCall], Awaitable[Any]]) -> Any:
@@ -318,17 +318,17 @@ _GO_ON_LATE: Final = (
 )
 
 
-def _held_too_long(envelope: Envelope, passage: _Passage | None = None) -> EngineError:
+def _held_too_long(envelope: Envelope, progress: _Progress | None = None) -> EngineError:
     """Say that a deadline has passed in middleware, and what that means."""
     what = f"{type(envelope.command).__name__} was still in middleware at its deadline."
-    if passage is not None and passage.is_taken:
+    if progress is not None and progress.is_taken:
         return OutcomeUnknown(f"{what} It was taken before: send it again with its key to find out")
     return DeadlinePassed(f"{what} Nothing was run.")
 
 
-def _not_passed_on(given: object, wanted: str, passage: _Passage | None = None) -> str:
+def _not_passed_on(given: object, wanted: str, progress: _Progress | None = None) -> str:
     ending = "Nothing was run."
-    if passage is not None and passage.is_taken:
+    if progress is not None and progress.is_taken:
         ending = "The command was taken: send it again with its key to find out."
     return (
         f"middleware gave {shown(given)} in place of {wanted}: call `await go_on(...)` with what "

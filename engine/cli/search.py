@@ -24,7 +24,7 @@ PAGE_EVENTS: Final = 1_000
 PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
-class _Road(Protocol):
+class _Sequence(Protocol):
     """Events that can be counted along: those of the log by position, of a stream by version."""
 
     def end(self) -> int:
@@ -67,12 +67,12 @@ class Search:
 
     def __init__(self, reader: LogReader, selection: Selection) -> None:
         self._selection = selection
-        self._road: _Road = (
+        self._sequence: _Sequence = (
             _Log(reader) if selection.stream is None else _Stream(reader, selection.stream)
         )
         self._by_position = selection.stream is None
         self._at = 0
-        """How many events of the road are behind."""
+        """How many events of the sequence are behind."""
 
     def begin(self, after: int) -> None:
         """Go to the first event after a position that is late enough."""
@@ -87,7 +87,7 @@ class Search:
     def forward(self) -> Iterator[StoredEvent]:
         """Give the selected events up to the end as it is when it is reached."""
         until = self._selection.until
-        while events := self._road.read(self._at, PAGE_EVENTS):
+        while events := self._sequence.read(self._at, PAGE_EVENTS):
             for stored in events:
                 if until is not None and stored.recorded > until:
                     return
@@ -99,7 +99,7 @@ class Search:
         """Give the last so many selected events, in order; `forward` goes on behind them."""
         until = self._selection.until
         self.begin(0)
-        begin, end = self._at, self._road.end()
+        begin, end = self._at, self._sequence.end()
         if until is not None:
             end = self._first(begin, lambda stored: stored.recorded > until)
         self._at = max(begin, end)
@@ -115,17 +115,17 @@ class Search:
 
     def _between(self, after: int, end: int) -> Iterator[StoredEvent]:
         while after < end:
-            events = self._road.read(after, end - after)
+            events = self._sequence.read(after, end - after)
             assert events, "what was counted is there"
             yield from events
             after += len(events)
 
     def _first(self, low: int, there: Callable[[StoredEvent], bool]) -> int:
         """Give how many events stand before the first one for which `there` holds, by halving."""
-        high = max(low, self._road.end())
+        high = max(low, self._sequence.end())
         while low < high:
             middle = (low + high) // 2
-            [stored] = self._road.read(middle, 1)
+            [stored] = self._sequence.read(middle, 1)
             if there(stored):
                 high = middle
             else:

@@ -220,7 +220,7 @@ async def _until_left(receive: Receive, end: Callable[[], None]) -> None:
     end()
 
 
-class _Lookout:
+class _EndMonitor:
     """Looks for all streams of an event loop whether they must end."""
 
     def __init__(self) -> None:
@@ -259,18 +259,18 @@ def _ends(stopping: Callable[[], bool]) -> bool:
         return True
 
 
-_lookouts: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Lookout]] = WeakKeyDictionary()
+_monitors: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _EndMonitor]] = WeakKeyDictionary()
 
 
 @contextmanager
 def _told_of_the_end(stopping: Callable[[], bool], end: Callable[[], None]) -> Generator[None]:
     """Call `end` if the server begins to stop before the body of the `with` has ended."""
     loop, stream = asyncio.get_running_loop(), object()
-    lookout = _lookouts.get(loop)
-    if lookout is None:
-        lookout = _lookouts[loop] = _Lookout()
-    lookout.add(stream, stopping, end)
+    monitor = _monitors.get(loop)
+    if monitor is None:
+        monitor = _monitors[loop] = _EndMonitor()
+    monitor.add(stream, stopping, end)
     try:
         yield
     finally:
-        lookout.drop(stream)
+        monitor.drop(stream)

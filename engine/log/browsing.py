@@ -103,8 +103,8 @@ async def browse(
     Raises what the log's reads raise, but Damaged.
     """
     head = await log.head()
-    road = _Road(log, selection.stream, head.position)
-    begin, end = await _bounds(road, selection, after, before)
+    sequence = _Sequence(log, selection.stream, head.position)
+    begin, end = await _bounds(sequence, selection, after, before)
 
     def look(event: StoredEvent) -> _Looked:
         return _looked_at(event, selection, kinds, payload_max)
@@ -116,7 +116,7 @@ async def browse(
     step = _PAGE_EVENTS if passes_over else min(limit, _PAGE_EVENTS)
     while end > begin and len(found) < limit and looked_at < LOOKED_AT_MAX:
         start = max(begin, end - step)
-        part = await road.between(start, end, look)
+        part = await sequence.between(start, end, look)
         for event in reversed(part):
             if not isinstance(event, _Passed):
                 found.append(event)
@@ -150,22 +150,24 @@ def _looked_at(
 
 
 async def _bounds(
-    road: _Road, selection: Selection, after: int, before: int | None
+    sequence: _Sequence, selection: Selection, after: int, before: int | None
 ) -> tuple[int, int]:
-    """Give how many events of the road stand before those that are looked at, and up to them."""
-    begin, end = 0, await road.end()
+    """Give how many events stand before those that are looked at, and up to them."""
+    begin, end = 0, await sequence.end()
     if after:
-        begin = await road.first(begin, end, lambda e: e.position > after, at_position=after)
+        begin = await sequence.first(begin, end, lambda e: e.position > after, at_position=after)
     if before is not None:
-        end = await road.first(begin, end, lambda e: e.position >= before, at_position=before - 1)
+        end = await sequence.first(
+            begin, end, lambda e: e.position >= before, at_position=before - 1
+        )
     if (since := selection.since) is not None:
-        begin = await road.first(begin, end, lambda e: e.recorded >= since)
+        begin = await sequence.first(begin, end, lambda e: e.recorded >= since)
     if (until := selection.until) is not None:
-        end = await road.first(begin, end, lambda e: e.recorded > until)
+        end = await sequence.first(begin, end, lambda e: e.recorded > until)
     return begin, end
 
 
-class _Road:
+class _Sequence:
     """Events that can be counted along: those of the log by position, of a stream by version."""
 
     def __init__(self, log: LogToBrowse, stream: str | None, end: int) -> None:
@@ -244,7 +246,7 @@ class _Road:
     ) -> int:
         """Give how many stand before the first one for which `there` holds, by halving.
 
-        `at_position` is that number itself where the whole log is the road.
+        `at_position` is that number itself where the whole log is the sequence.
         """
         if self._stream is None and at_position is not None:
             return max(low, min(high, at_position))

@@ -106,7 +106,7 @@ def judge_of(annotation: Any) -> Callable[[object], str | None]:
     It tells None of a value that fits, and of each value where the type cannot be checked.
     """
     try:
-        check = _Study().check(inspect.type_info(annotation))
+        check = _TypeWalk().check(inspect.type_info(annotation))
     except (TypeError, NameError, AttributeError, RecursionError):
         check = _sound
 
@@ -141,9 +141,9 @@ def _named(value: object) -> str:
 def _form_of(cls: type[msgspec.Struct]) -> _Form:
     if getattr(cls, "command_of_engine", False):
         return _Form([], True)  # made of what was read from the log, which was checked there
-    study = _Study()
-    checks = study.fields(_fields_of(cls), _may_be_unset(cls))
-    return _Form(checks, study.decides)
+    walk = _TypeWalk()
+    checks = walk.fields(_fields_of(cls), _may_be_unset(cls))
+    return _Form(checks, walk.decides)
 
 
 def _fields_of(cls: type[msgspec.Struct]) -> Iterable[tuple[str, inspect.Type]]:
@@ -196,7 +196,7 @@ class _Absent:
     """Stands for a key that is not there."""
 
 
-class _Study:
+class _TypeWalk:
     """A walk over types that makes what checks their values."""
 
     def __init__(self) -> None:

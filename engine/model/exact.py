@@ -108,9 +108,9 @@ def exactness_of(cls: type[msgspec.Struct], what: str) -> Exactness:
             f"the fields of {what} {cls.__qualname__} cannot be stored: {error}. Use types that "
             f"msgspec decodes."
         ) from error
-    study = _Study(f"{what} {cls.__qualname__}")
-    doubtful = study.fields(info, cls.__name__)
-    return Exactness(tuple(doubtful), _compares_fields(cls), study.deep)
+    walk = _TypeWalk(f"{what} {cls.__qualname__}")
+    doubtful = walk.fields(info, cls.__name__)
+    return Exactness(tuple(doubtful), _compares_fields(cls), walk.deep)
 
 
 def holds_itself(where: str) -> str:
@@ -240,7 +240,7 @@ _KEYS: Final = (
 """What a key of a JSON object can be made of, and made from again."""
 
 
-class _Study:
+class _TypeWalk:
     """A walk over a type: refuses what cannot be kept, tells where `==` is not enough."""
 
     def __init__(self, owner: str) -> None:

@@ -187,7 +187,7 @@ def _session_class(context: ssl.SSLContext | None) -> Any:
     base: Any = importlib.import_module("aiobotocore.httpsession").AIOHTTPSession
 
     async def session(self: Any, proxy: Any) -> Any:
-        return _Steady(await base._get_session(self, proxy))
+        return _NoRedirects(await base._get_session(self, proxy))
 
     def verified(_: Any) -> ssl.SSLContext | None:
         return context
@@ -198,7 +198,7 @@ def _session_class(context: ssl.SSLContext | None) -> Any:
     return type("Session", (base,), members)
 
 
-class _Steady:
+class _NoRedirects:
     """A session of aiohttp that stays where it was sent: a signature is for one host."""
 
     def __init__(self, session: Any) -> None:

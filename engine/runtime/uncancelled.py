@@ -65,10 +65,10 @@ class _Uncancelled(Generic[T]):
         except asyncio.CancelledError as error:
             self.cancelled = error
 
-    def _until_done(self, future: asyncio.Future[Any]) -> Generator[_Deaf]:
+    def _until_done(self, future: asyncio.Future[Any]) -> Generator[_Shielded]:
         while True:
             try:
-                yield _Deaf(future)
+                yield _Shielded(future)
             except asyncio.CancelledError as error:
                 # The task's own, unless the future was cancelled, which its result tells again.
                 if not future.cancelled():
@@ -79,7 +79,7 @@ class _Uncancelled(Generic[T]):
                 return  # whoever awaits it takes its result or its error from itself
 
 
-class _Deaf:
+class _Shielded:
     """A future, as a task sees it, that cannot be cancelled by the task."""
 
     _asyncio_future_blocking = True
