@@ -164,6 +164,10 @@ class Feeds:
             )
         return self._wanted(*asked)
 
+    def times_back(self) -> int:
+        """Give how often the log was seen to go back; an engine that appends ends with that."""
+        return 0
+
     def enter(self) -> None:
         """Count a feed that begins; raise Overloaded where there are too many."""
         if self._open >= self._limits.feeds:
@@ -217,6 +221,7 @@ class _Reading:
         self._feeds = feeds
         self._log = feeds.reader()
         self._after = after
+        self._times_back = feeds.times_back()
         self._bus = feeds.follower() if follow else None
         self._follower = None if self._bus is None else Follower(self._bus, self._log)
         self._is_closed = False
@@ -240,7 +245,18 @@ class _Reading:
 
     async def _read(self) -> Sequence[StoredEvent]:
         self._feeds.check_usable()
+        self._check_history()
         return await self._log.read(self._after)
+
+    def _check_history(self) -> None:
+        """Raise StoreFailed where what was given may be lost, and other events stand there."""
+        if self._feeds.times_back() != self._times_back:
+            raise StoreFailed(
+                f"the log went back while it was read up to position {self._after}: a failover or "
+                f"a restored backup has lost its last events, and others get their positions. Read "
+                f"on from a position whose event you find there",
+                written=False,
+            )
 
     async def _follow(self, log: Follower) -> Sequence[StoredEvent]:
         while True:
@@ -249,6 +265,7 @@ class _Reading:
             events = log.take(self._after, self._feeds.events_max)
             if events or self._feeds.have_ended():
                 return events
+            self._check_history()
             if log.is_at_end:
                 await log.bus.wait()
                 continue

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ..authorization import Gate
-from ..errors import Closed, EngineError, ProjectionUnserved, UsageError
+from ..errors import Closed, Damaged, EngineError, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..log.bus import Bus
 from ..log.feed import Asked, Feeds, Wanted
@@ -26,7 +26,7 @@ from ..model.messages import Query, Receipt, position_of
 from ..outside.log_file import LogFile
 from ..outside.onlooker import TOLD_LOOK_SECONDS, Onlooker, OnlookerQuery, Waking
 from ..queries.live import LiveQuery
-from ..stores.contract.log import LogSource
+from ..stores.contract.log import Head, LogSource
 from ..telemetry import Observer
 
 __all__ = ["LogWatch", "MemberAnswers", "MemberFeeds", "MemberLive", "MemberQuery", "MemberViews"]
@@ -195,8 +195,15 @@ class LogWatch:
         self._log = log
         self._waking = waking
         self._bus = bus
-        self.position = 0
+        self._head = Head()
         """The end of the log, as it was seen last."""
+        self.times_back = 0
+        """How often that was not there any more at the next look."""
+
+    @property
+    def position(self) -> int:
+        """Where the log ended, as it was seen last."""
+        return self._head.position
 
     @property
     def is_followed(self) -> bool:
@@ -204,8 +211,20 @@ class LogWatch:
         return self._bus.is_followed
 
     async def look(self) -> None:
-        """See where the log ends now."""
-        self.position = (await self._log.head()).position
+        """See where the log ends now, and whether it is the one that was seen before."""
+        known, found = self._head, await self._log.head()
+        if found != known and not await self._has(known):
+            self.times_back += 1
+        self._head = found
+
+    async def _has(self, known: Head) -> bool:
+        if not known.position:
+            return True
+        try:
+            page = await self._log.read_feed(known.position - 1, events_max=1, bytes_max=1)
+        except Damaged:
+            return True  # which says nothing of those behind it, and is told to who reads it
+        return bool(page) and page[0].checksum == known.checksum
 
     async def run(self) -> None:
         """Look until cancelled: often where something comes, seldom where nothing does."""
@@ -222,7 +241,7 @@ class LogWatch:
                 if seen == changes:
                     rest = min(rest * 2, _REST_MAX)
                     continue
-                before = self.position
+                before = self.position, self.times_back
                 await self.look()
             except EngineError:
                 rest = _REST_MAX
@@ -230,7 +249,7 @@ class LogWatch:
                 known -= 1  # it has still to be looked for
                 continue  # who reads the log is told himself
             rest, changes = _REST_MIN, seen
-            if self.position != before:
+            if (self.position, self.times_back) != before:
                 self._bus.miss()
 
 
@@ -265,3 +284,7 @@ class MemberFeeds(Feeds):
         """See `Feeds.begin`; the end of the log is looked at first."""
         await self._watch.look()
         return await super().begin(after, asked, principal)
+
+    def times_back(self) -> int:
+        """See `Feeds.times_back`."""
+        return self._watch.times_back

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Final
 
 from ....errors import StoreFailed
 from ....runtime.ports import Ports
-from ...contract.log import Batch, Committed, Head
+from ...contract.log import Batch, Committed
 from ...contract.membership import Right, View
-from ...contract.tags import TagForm
 from ...contract.timers import BEGINNING, DuePlace, TimerKey, WaitingTimer
 from ..address import Address
 from ..fence import DutyFence, Fence, SessionFence
 from ..line import Line, Lines
 from ..views.link import Link, Place
+from .followed import FollowedStore
 from .members import Attendance, read_view
-from .reading import read_head
 from .store import PostgresStore
 
 __all__ = ["DutyAttendance", "DutyStore", "SharingStore", "runners_of"]
@@ -63,10 +61,8 @@ class SharingStore(PostgresStore):
         return SessionFence(self._session, self._but)
 
 
-class DutyStore(PostgresStore):
+class DutyStore(FollowedStore):
     """The log for one member that runs the projections that a right names."""
-
-    shared = True
 
     def __init__(
         self, address: Address, right: Right, *, logger: logging.Logger | None = None
@@ -97,14 +93,6 @@ class DutyStore(PostgresStore):
         raise StoreFailed(
             f"{self.address.name}: nothing is appended by who only runs projections", written=False
         )
-
-    async def head(self) -> Head:
-        """Ask where the log ends, since others append to it."""
-        return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
-
-    async def index_tags(self, forms: Sequence[TagForm]) -> int:  # noqa: ARG002
-        """Index nothing: the owner has done it."""
-        return 0
 
     async def count_timers(self) -> tuple[int, int]:
         """Give none: they are the owner's."""

@@ -30,6 +30,7 @@ from ..address import Address
 from ..driver import Driver
 from ..failures import described_failure
 from ..line import Answering, Line, Lines
+from .followed import FollowedStore
 from .limits import LIMITS, LOCK_SECONDS
 from .members import Attendance
 from .reading import read_head
@@ -83,10 +84,8 @@ class _Deciding(Attendance):
         self.member, self._renewed_at = member, asked
 
 
-class LeadingStore(PostgresStore):
+class LeadingStore(FollowedStore):
     """The log for the one that leads: it reads, and appends nothing."""
-
-    shared = True
 
     async def append(self, batch: Batch) -> Committed:  # noqa: ARG002 - the contract's
         """Raise: commands are decided by the owners of their slots."""
@@ -95,19 +94,9 @@ class LeadingStore(PostgresStore):
             written=False,
         )
 
-    async def head(self) -> Head:
-        """Ask where the log ends, since others append to it."""
-        return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
 
-    async def index_tags(self, forms: Sequence[TagForm]) -> int:  # noqa: ARG002 - the contract's
-        """Index nothing: those that append keep the index."""
-        return 0
-
-
-class SpreadStore(LeadingStore):
+class SpreadStore(PostgresStore):
     """The log for one of its owners; `heed` is told of each view, see `Heed`."""
-
-    shared = False
 
     def __init__(
         self, address: Address, heed: Heed, *, logger: logging.Logger | None = None
@@ -218,6 +207,10 @@ class SpreadStore(LeadingStore):
         seconds, self._turn_seconds = self._turn_seconds, 0.0
         if seconds > 0:
             await asyncio.sleep(seconds)
+
+    async def head(self) -> Head:
+        """Ask where the log ends, since others append to it."""
+        return await self._open_lines().run(lambda line: read_head(line, self.address.schema))
 
     async def index_tags(self, forms: Sequence[TagForm]) -> int:
         """Make the index anew where its forms are others, while nobody appends.
