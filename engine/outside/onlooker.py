@@ -18,7 +18,14 @@ from types import TracebackType
 from typing import Any, Final, Generic, TypeVar, cast
 from weakref import WeakSet
 
-from ..errors import Closed, EngineError, Overloaded, ProjectionUnserved, UsageError
+from ..errors import (
+    Closed,
+    EngineError,
+    Overloaded,
+    ProjectionUnserved,
+    StoreFailed,
+    UsageError,
+)
 from ..limits import Limits
 from ..model.checking import checked_copy
 from ..model.messages import Query, Receipt
@@ -52,6 +59,9 @@ _RESTS: Final = (0.002, LOOK_SECONDS)
 there at once."""
 _TOLD_RESTS: Final = (0.05, TOLD_LOOK_SECONDS)
 """The same, where commits are told."""
+
+_PATIENCE_SECONDS: Final = 30.0
+"""How long who watches waits for a server that has gone."""
 
 _NOTHING: Final = object()
 
@@ -273,10 +283,10 @@ class Onlooker:
 class OnlookerQuery(Generic[A]):
     """The answers to one query, for one who watches: the first at once, others as they change.
 
-    `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over the
-    engine's restarts; it ends with `aclose`. A slow reader is given the newest answer next. Raises
-    Closed if this is closed, and what `Onlooker.query` raises, but for views that are not there
-    yet.
+    `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over restarts
+    of the engine and of its server, for half a minute; it ends with `aclose`. A slow reader is
+    given the newest answer next. Raises Closed if this is closed, and what `Onlooker.query` raises,
+    but for views that are not there yet.
     """
 
     def __init__(self, onlooker: Onlooker, query: Query[A]) -> None:
@@ -305,12 +315,21 @@ class OnlookerQuery(Generic[A]):
 
         The first one raises Overloaded (Limits.watches).
         """
+        away_since: float | None = None
         while not self._is_closed:
             self._onlooker.enter(self)
-            # Looked at before it is asked: what is committed meanwhile is another look.
-            look = await self._onlooker.next_look(self._look)
-            position, has_all, answer = await self._onlooker.look_at(self._query)
-            self._look = look
+            try:
+                # Looked at before it is asked: what is committed meanwhile is another look.
+                look = await self._onlooker.next_look(self._look)
+                position, has_all, answer = await self._onlooker.look_at(self._query)
+            except StoreFailed as error:
+                now = asyncio.get_running_loop().time()
+                away_since = now if away_since is None else away_since
+                if not error.passes or now > away_since + _PATIENCE_SECONDS:
+                    raise
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            self._look, away_since = look, None
             if answer is not _NOTHING and not are_same(self._answer, answer):
                 self._position, self._answer = position, own(answer)
                 self._has_all = has_all

@@ -236,7 +236,7 @@ async def test_a_start_whose_first_question_about_tags_is_not_answered_is_given_
     postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is a member by then, for whose word the others wait."""
-    log = postgres.url(postgres.new_schema(), "lease=5", "patience=0.3")
+    log = postgres.url(postgres.new_schema(), "lease=5", "patience=2")
     ask = vars(spread)["fetch_numbered"]
 
     async def asked_in_vain(line: Any, query: str, *values: Any) -> Any:
@@ -244,7 +244,7 @@ async def test_a_start_whose_first_question_about_tags_is_not_answered_is_given_
             await line.fetch("SELECT pg_sleep(3600)")
         return await ask(line, query, *values)
 
-    monkeypatch.setattr("engine.stores.postgres.address._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("engine.stores.postgres.address._ANSWER_SECONDS", 2.0)
     monkeypatch.setattr(spread, "fetch_numbered", asked_in_vain)
     with pytest.raises(StoreFailed, match="its tags were not indexed"):
         await Engine([box("who")], store=log, join="spread").__aenter__()
@@ -254,7 +254,7 @@ async def test_a_start_whose_first_question_about_tags_is_not_answered_is_given_
 async def test_a_start_that_is_not_answered_in_the_middle_of_the_index_is_given_up(
     postgres: Server, monkeypatch: pytest.MonkeyPatch, join: Any
 ) -> None:
-    log = postgres.url(postgres.new_schema(), "patience=0.3")
+    log = postgres.url(postgres.new_schema(), "patience=2")
     fetch = vars(Line)["fetch"]
 
     async def asked_in_vain(line: Line, query: str, *values: Any) -> Any:
@@ -264,7 +264,7 @@ async def test_a_start_that_is_not_answered_in_the_middle_of_the_index_is_given_
 
     async with Engine([box()], store=log) as engine:
         await engine.execute(Tick("b", "ann"))
-    monkeypatch.setattr("engine.stores.postgres.address._ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("engine.stores.postgres.address._ANSWER_SECONDS", 2.0)
     monkeypatch.setattr(Line, "fetch", asked_in_vain)
     with pytest.raises(StoreFailed, match="its tags were not indexed"):
         await Engine([box("who")], store=log, join=join).__aenter__()

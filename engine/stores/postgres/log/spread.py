@@ -28,7 +28,6 @@ from ...contract.tags import TagForm
 from ...contract.timers import BEGINNING, DuePlace, WaitingTimer
 from ..address import Address
 from ..driver import Driver
-from ..failures import described_failure
 from ..line import Answering, Line, Lines
 from .followed import FollowedStore
 from .limits import LIMITS, LOCK_SECONDS
@@ -38,7 +37,7 @@ from .schema import lock_key
 from .session import fetch_numbered, holder_text, mend_leases, read_holder, read_shares
 from .spread_writer import SpreadWriter
 from .store import PostgresStore
-from .tags import index_within, is_index_of
+from .tags import index_within, indexing, is_index_of
 from .writer import Writer
 
 __all__ = ["LeadingStore", "SpreadStore"]
@@ -221,23 +220,12 @@ class SpreadStore(PostgresStore):
         if await self._open_lines().run(lambda line: is_index_of(line, schema, forms)):
             return 0
         assert self._driver is not None
-        # On a connection of its own, which may take as long as the log is.
-        line = await Line.connected(self._driver, self.address)
-        try:
+        async with indexing(self._driver, self.address) as line:
             with line.answering(self.address.answer_seconds) as again:
                 await fetch_numbered(line, self.address.sql(_SESSION))
                 again()
                 async with line.connection.transaction():
                     return await self._index(Line(line.connection, pooled=True), again, forms)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise StoreFailed(
-                f"{self.address.name}: its tags were not indexed: {described_failure(error)}",
-                written=False,
-            ) from error
-        finally:
-            await line.close()
 
     async def _index(self, line: Line, again: Answering, forms: Sequence[TagForm]) -> int:
         schema, writer = self.address.schema, self._open_writer()

@@ -28,7 +28,7 @@ from ...contract.tags import TagForm, TagPage, TagRead
 from ...contract.timers import BEGINNING, DuePlace, SettledTimer, TimerKey, WaitingTimer
 from ..address import Address
 from ..driver import Driver, Record, driver_of
-from ..failures import cannot_connect, described_failure
+from ..failures import cannot_connect
 from ..fence import AloneFence, Fence
 from ..line import Line, Lines
 from ..notices import Notice, Of, tell_listeners
@@ -46,7 +46,7 @@ from .reading import (
 )
 from .schema import migrate
 from .session import begin_session, end_session, holder_text, renew_session
-from .tags import index_tags, is_index_of, pages_of_tagged, read_tagged
+from .tags import index_tags, indexing, is_index_of, pages_of_tagged, read_tagged
 from .timers import count_timers, read_due, read_timers, settle_timers
 from .writer import Writer
 
@@ -181,9 +181,12 @@ class PostgresStore:
                 raise
 
     async def _keep(self, lines: Lines) -> None:
-        """Renew the lease until it is lost."""
+        """Renew the lease until it is lost; first when that is due, since a start may take long."""
+        rest = self.address.lease_seconds / _RENEWALS
+        due = self._renewed_at + rest
         while True:
-            await asyncio.sleep(self.address.lease_seconds / _RENEWALS)
+            await asyncio.sleep(max(0.0, due - self._now()))
+            due = self._now() + rest
             try:
                 renewed = await lines.run(self._renew)
             except EngineError as error:
@@ -411,19 +414,8 @@ class PostgresStore:
         if await self._open_lines().run(lambda line: is_index_of(line, schema, forms)):
             return 0
         assert self._driver is not None
-        # On a connection of its own, which may take as long as the log is.
-        line = await Line.connected(self._driver, self.address)
-        try:
+        async with indexing(self._driver, self.address) as line:
             return await index_tags(line, self.address, self._session, numbers, forms)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise StoreFailed(
-                f"{self.address.name}: its tags were not indexed: {described_failure(error)}",
-                written=False,
-            ) from error
-        finally:
-            await line.close()
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Give the claims behind `after`, in order."""

@@ -8,12 +8,13 @@ never pays for them. The index is made anew in one transaction, by the engine th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from ....errors import StoreFailed
+from ....errors import EngineError, StoreFailed
 from ....model.stored import StoredEvent
 from ...contract.log import AppendRequest
 from ...contract.tags import (
@@ -29,7 +30,8 @@ from ...contract.tags import (
     rows_of,
 )
 from ..address import Address
-from ..driver import Record
+from ..driver import Driver, Record
+from ..failures import described_failure
 from ..line import Answering, Line
 from .cold import FEED, TAGGED, thawed
 from .limits import LIMITS
@@ -43,6 +45,7 @@ __all__ = [
     "TagsLaidOut",
     "index_tags",
     "index_within",
+    "indexing",
     "is_index_of",
     "pages_of_tagged",
     "read_came",
@@ -368,6 +371,22 @@ async def _kept(line: Line, schema: str) -> _Forms:
 
 def _by_type(forms: Iterable[TagForm]) -> _Forms:
     return {(form.name, form.version): form for form in forms}
+
+
+@asynccontextmanager
+async def indexing(driver: Driver, address: Address) -> AsyncGenerator[Line]:
+    """Give a connection of its own, since to make the index takes as long as the log is."""
+    line = await Line.connected(driver, address)
+    try:
+        yield line
+    except EngineError:
+        raise
+    except Exception as error:
+        raise StoreFailed(
+            f"{address.name}: its tags were not indexed: {described_failure(error)}", written=False
+        ) from error
+    finally:
+        await line.close()
 
 
 async def index_tags(

@@ -1,7 +1,8 @@
 """One connection for calls that block: opened, asked, and closed in a loop of its own.
 
 Rules: a connection that broke is made anew at the next call, which may then change what it reads
-between two calls, and never within one. What the server says is told as `failed` tells it.
+between two calls, and never within one. A call that only reads is made once more where it was the
+first to find an old connection broken. What the server says is told as `failed` tells it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ T = TypeVar("T")
 class Blocking:
     """A link to one place, from `open` to `close`."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, reads: bool = False) -> None:
+        """Take where to connect, and whether the calls change nothing."""
+        self._reads = reads
         self._place = place
         self._loop = OwnLoop("foldline-outside")
         self._link: Link | None = None
@@ -63,7 +66,7 @@ class Blocking:
         return self._loop.begin(lambda: self._run(call, args))
 
     async def _run(self, call: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
-        link = await self._connected()
+        former, link = self._link, await self._connected()
         try:
             return await call(link, *args)
         except EngineError:
@@ -71,6 +74,8 @@ class Blocking:
         except Exception as error:
             if is_lost_line(error):
                 link.end()
+                if self._reads and link is former:
+                    return await self._run(call, args)
                 raise failed(self._place, error, "asked", written=None) from error
             if sqlstate_of(error):
                 raise failed(self._place, error, "asked", written=False) from error

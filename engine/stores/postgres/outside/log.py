@@ -65,7 +65,7 @@ class PostgresLogReader:
         self._is_walked = walked
         self._coming: tuple[tuple[int, int, int], Future[Sequence[Record]]] | None = None
         """What is read ahead: behind which position, events and bytes at most; and its rows."""
-        self._calls = Blocking(place)
+        self._calls = Blocking(place, reads=True)
         self._types: dict[int, EventType] = {}
         self._has_claims = self._has_timers = self._has_tags = self._has_archives = False
         self.log_id = ""

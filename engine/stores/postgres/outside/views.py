@@ -67,7 +67,7 @@ class PostgresViewsReader(TableReads):
 
     async def open(self) -> None:
         """Take calls; the views need not be there yet."""
-        self._lane = Lane(self._place)
+        self._lane = Lane(self._place, reads=True)
         self._lane.begin()
         self._states = States(self._place, self, self._limits, self._definitions)
 
