@@ -283,9 +283,9 @@ class Onlooker:
 class OnlookerQuery(Generic[A]):
     """The answers to one query, for one who watches: the first at once, others as they change.
 
-    `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over restarts
-    of the engine and of its server, for half a minute; it ends with `aclose`. A slow reader is
-    given the newest answer next. Raises Closed if this is closed, and what `Onlooker.query` raises,
+    `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over the
+    engine's restarts. A server that is away is waited for, for half a minute. It ends with
+    `aclose`. A slow reader is given the newest answer next. Raises Closed if this is closed, and what `Onlooker.query` raises,
     but for views that are not there yet.
     """
 
