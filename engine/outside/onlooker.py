@@ -285,8 +285,8 @@ class OnlookerQuery(Generic[A]):
 
     `onlooker.watch(query)` makes it. It waits for views that are not there yet, and over the
     engine's restarts. A server that is away is waited for, for half a minute. It ends with
-    `aclose`. A slow reader is given the newest answer next. Raises Closed if this is closed, and what `Onlooker.query` raises,
-    but for views that are not there yet.
+    `aclose`. A slow reader is given the newest answer next. Raises Closed if this is closed, and
+    what `Onlooker.query` raises, but for views that are not there yet.
     """
 
     def __init__(self, onlooker: Onlooker, query: Query[A]) -> None:
