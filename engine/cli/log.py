@@ -17,7 +17,7 @@ from ..runtime.ports import Ports
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, moment, selection_of, some, whole
 from .output import Output, tell
-from .search import Search
+from .search import Search, strange_names
 
 __all__ = ["add_parser"]
 
@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         shown = itertools.islice(found, options.limit)
         last = _show(shown, layout_of(options), output)
         if last is None:
-            tell("no event matches")
+            tell("no event matches" + strange_names(reader, options.name))
         elif _goes_on(found):
             tell(f"more after position {last.position}: --after {last.position}")
     return DONE

@@ -23,8 +23,10 @@ from ..model.schema import Finding, Sample, check_commands, check_samples, check
 from ..model.stored import EventType
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
+from ..stores.contract.log import StreamRead
 from ..stores.contract.outside import LogReader
 from ..stores.urls import sql_of_schema
+from ..timers.schedule import RunSchedule, ScheduleSet
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
@@ -132,7 +134,33 @@ def _waiting(log: LogReader) -> Iterable[tuple[str, str, bytes]]:
     while page := log.read_timers(after, timers_max=_PAGE_EVENTS):
         for timer in page:
             yield f"{timer.name} of {timer.stream}", timer.command, timer.payload
+            if timer.command == RunSchedule.command_name:
+                yield from _scheduled(log, timer.stream)
         after = page[-1].stream, page[-1].name
+
+
+def _scheduled(log: LogReader, stream: str) -> Iterable[tuple[str, str, bytes]]:
+    """Give the command that a schedule runs: of its last event that names one."""
+    after, found = 0, None
+    while True:
+        (page,) = log.read_streams(
+            [StreamRead(stream, after)], events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES
+        )
+        named = [event for event in page.events if event.name == ScheduleSet.event_name]
+        found = named[-1] if named else found
+        if not page.more:
+            break
+        after = page.events[-1].version
+    if found is not None:
+        scheduled = msgspec.json.decode(found.payload, type=_Scheduled)
+        yield f"of the schedule {stream}", scheduled.command, scheduled.payload.encode()
+
+
+class _Scheduled(msgspec.Struct):
+    """What is stored of a schedule, as far as it is looked at here."""
+
+    command: str
+    payload: str
 
 
 def _record(options: argparse.Namespace) -> int:

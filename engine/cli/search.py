@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from ..log.selection import Selection
+from ..model.given import listed
 from ..model.stored import StoredEvent
 from ..stores.contract.log import StreamRead
 from ..stores.contract.outside import LogReader
 
-__all__ = ["Search"]
+__all__ = ["Search", "strange_names"]
 
 PAGE_EVENTS: Final = 1_000
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -60,6 +61,15 @@ class _Stream:
             [StreamRead(self._stream, after)], events_max=events_max, bytes_max=PAGE_BYTES
         )
         return pages[0].events
+
+
+def strange_names(reader: LogReader, names: Sequence[str]) -> str:
+    """Tell of names that no event of the log has, and which it has; nothing where all are there."""
+    stored = sorted({kind.name for kind in reader.event_types()}) if names else ()
+    strange = [name for name in names if name not in stored]
+    if not strange:
+        return ""
+    return f": no event here is named {', '.join(map(repr, strange))}; there are {listed(stored)}"
 
 
 class Search:

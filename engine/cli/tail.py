@@ -19,8 +19,8 @@ from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
 from .layout import FIELDS, Layout
 from .options import DONE, FAILED, USAGE, add_common, layout_of, selection_of, whole
-from .output import Output
-from .search import Search
+from .output import Output, tell
+from .search import Search, strange_names
 
 __all__ = ["add_parser"]
 
@@ -99,6 +99,8 @@ class _Tail:
     def begin(self, after: int | None, last: int | None) -> None:
         """Open the log, and go where the arguments say."""
         self._reader.open()
+        if told := strange_names(self._reader, self._selection.names):
+            tell(told.removeprefix(": "))
         self._note_head()
         if after is not None or (self._selection.since is not None and last is None):
             self._search.begin(after or 0)

@@ -40,6 +40,7 @@ from .verify_crew import LARGE, Helpers
 __all__ = ["add_parser"]
 
 _PERCENT_MAX: Final = 100
+_JOBS_MAX: Final = 64
 
 _DESCRIPTION = """\
 Look for damage in a log and its views, while the engine runs or not, or in the folder of a backup.
@@ -97,12 +98,18 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--jobs",
-        type=some,
+        type=_jobs,
         metavar="N",
         help="processes that look at once, of a log (default: one, or one for each core from "
         f"{LARGE:,} events on if no engine has it open)",
     )
     parser.set_defaults(run=_run)
+
+
+def _jobs(text: str) -> int:
+    if (number := some(text)) > _JOBS_MAX:
+        raise argparse.ArgumentTypeError(f"{text} processes are too many: {_JOBS_MAX} at most")
+    return number
 
 
 class _Lane:

@@ -67,7 +67,9 @@ class Helpers:
         if jobs + self._task.gives_way < 2 or not can_begin():  # this process is one by itself
             yield from self._alone.stretches(end, forms)
             return
-        self._helpers = [Helper(self._task) for _ in range(jobs)]
+        # One looks at the structure, and more than there are stretches have nothing to do.
+        wanted = min(jobs, 1 + -(-end // STRETCH))
+        self._helpers = [Helper(self._task) for _ in range(wanted)]
         yield from self._shared(end, forms)
 
     def _shared(self, end: int, forms: Sequence[TagForm]) -> Iterator[Stretch]:

@@ -8,7 +8,7 @@ numbers: another object's own words are never asked for. This file knows no engi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Final, TypeVar, cast
 
@@ -22,6 +22,7 @@ __all__ = [
     "as_seconds",
     "as_text",
     "as_whole",
+    "listed",
     "made_twice",
     "named",
     "shown",
@@ -33,6 +34,7 @@ SECONDS_MAX: Final = 1e9
 """More than thirty years: whoever gives more, or infinity, is not told apart from that."""
 WHOLE_MAX: Final = 2**63 - 1
 """What a column of the log can hold."""
+_NAMES_TOLD: Final = 20
 _SHOWN_BITS: Final = 128
 _SHOWN_CHARACTERS: Final = 60
 
@@ -67,6 +69,13 @@ def shown(value: object) -> str:
     if kind is CoroutineType:
         return "a coroutine, which nobody awaited"
     return named(value)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Give names in a row for a message, and how many are left out of a long one."""
+    told = ", ".join(names[:_NAMES_TOLD]) or "none"
+    more = len(names) - _NAMES_TOLD
+    return f"{told} and {more} more" if more > 0 else told
 
 
 def as_instance(what: str, value: object, cls: type[T]) -> T:

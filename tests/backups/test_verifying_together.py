@@ -53,6 +53,23 @@ def test_together_they_find_what_one_finds(path: Path, capfd: pytest.CaptureFixt
     assert alone[1][-1]["events"] == EVENTS - 3
 
 
+def test_no_more_begin_than_there_is_to_do(
+    path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[object] = []
+
+    class Counted(verify_crew.Helper):
+        def __init__(self, task: Any) -> None:
+            begun.append(task)
+            super().__init__(task)
+
+    monkeypatch.setattr(verify_crew, "STRETCH", 1_000)
+    monkeypatch.setattr(verify_crew, "Helper", Counted)
+
+    assert looked(capfd, str(path), "--jobs", "64")[0] == 0
+    assert len(begun) == 2  # one for the structure, one for the only stretch
+
+
 class A(Board, kind="a"): ...
 
 

@@ -206,6 +206,11 @@ def test_a_search_over_many_pages_finds_the_same(
 
 def test_what_nothing_matches_says_so(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, "log", path, "--key", "none") == (0, "", "no event matches\n")
+    status, _, told = shown(capsys, "log", path, "--name", "adde")
+    assert (status, told) == (
+        0,
+        "no event matches: no event here is named 'adde'; there are added, emptied\n",
+    )
 
 
 # -- log: what cannot be --------------------------------------------------------------------

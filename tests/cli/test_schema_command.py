@@ -189,6 +189,55 @@ def test_commands_of_timers_that_wait_are_read(tmp_path: Path) -> None:
         assert ("2 of them wait, the first is the timer shut of door:front" in output) == (done > 0)
 
 
+SCHEDULED = """
+from datetime import timedelta
+from engine import Aggregate, Command, Engine, Event, Id, Schedule, applies, handles, run
+
+class Count(Command, name="count"):
+    room: Id
+    {field} = 1
+
+class Counted(Event, name="counted"):
+    pass
+
+class Room(Aggregate, kind="room"):
+    @handles
+    def count(self, command: Count) -> Counted:
+        return Counted()
+
+    @applies
+    def counted(self, event: Counted) -> None:
+        pass
+
+def make() -> Engine:
+    return Engine([Room, Schedule], store="sqlite:scheduled.db")
+
+async def main() -> None:
+    async with make() as engine:
+        await engine.schedule(Count("r-1"), "nightly", every=timedelta(days=1))
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+def test_the_command_of_a_schedule_is_read_too(tmp_path: Path) -> None:
+    for module, field in (("before", "floor: int"), ("after", "other: int")):
+        (tmp_path / f"{module}.py").write_text(SCHEDULED.format(field=field))
+    warm.run(
+        [sys.executable, "-m", "before"],
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+    assert schema(tmp_path, "check", "before:make", "--log", "scheduled.db")[0] == 0
+    done, output, _ = schema(tmp_path, "check", "after:make", "--log", "scheduled.db")
+    assert done == 1
+    assert "the command 'count' of a timer is declared" in output
+    assert "the schedule schedule:nightly" in output
+
+
 def test_samples_are_recorded_once_and_find_a_change_without_a_log(app: Path) -> None:
     record = ("record", "doors:make", "--log", "doors.db", "--samples", "samples")
     assert schema(app, *record)[0] == 0

@@ -55,6 +55,7 @@ WRONG: Sequence[Sequence[bytes | str]] = [
     ["engine", "log", "log.db", "--stream", LATIN],
     ["engine", "log", "log.db", "--key", LATIN],
     ["engine", "log", LATIN],
+    ["engine", "verify", "log.db", "--jobs", "65"],
     ["engine", "tail", "log.db", "--correlation", LATIN],
     ["engine", "sql", "log.db", "select ?", "--parameter", LATIN],
     ["engine", "projections", "pause", "log.db", "tallies", "--reason", LATIN],

@@ -7,6 +7,7 @@ files that pass.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,21 @@ async def test_what_found_no_room_is_no_damage_for_the_next_start(tmp_path: Path
     await store.open(Ports())
     assert [event.stream for event in await feed(store)] == ["counter:a", "counter:c"]
     await store.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="descriptors of POSIX")
+def test_where_no_descriptors_are_left_that_is_the_reason(tmp_path: Path) -> None:
+    import resource
+
+    files, path = SystemFiles(), str(tmp_path / "log.db")
+    files.connect(path).close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))
+    try:
+        with pytest.raises(apsw.CantOpenError, match=r"too many open files.*`ulimit -n`"):
+            files.connect(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    files.connect(path).close()

@@ -25,7 +25,26 @@ from .room import DiskRoom
 
 __all__ = ["SystemFiles"]
 
+_DESCRIPTORS: Final = 3
+"""Of a database: its file, the write-ahead log, and the index of that."""
 _REWRITTEN_AT_ONCE: Final = 1024 * 1024
+
+
+def _check_descriptors() -> None:
+    """Say why SQLite could not open its files, which it does not: no descriptors are left."""
+    held: list[int] = []
+    try:
+        while len(held) < _DESCRIPTORS:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise apsw.CantOpenError(
+                f"{os.strerror(error.errno).lower()}. A database needs {_DESCRIPTORS} descriptors: "
+                f"raise the limit of this process (`ulimit -n`, LimitNOFILE), or close files"
+            ) from error
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 class SystemFiles(DiskRoom):
@@ -44,6 +63,7 @@ class SystemFiles(DiskRoom):
             found = plain_file(path)
         if not readonly:
             check_not_inherited(path, found)
+        _check_descriptors()
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
         likely = next_descriptor()
         connection = apsw.Connection(path, flags=flags)

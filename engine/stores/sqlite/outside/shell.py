@@ -17,6 +17,7 @@ import apsw
 import msgspec
 
 from ....errors import StoreRefused, UsageError
+from ....model.given import listed
 from ....model.rows import Scalar
 from ...contract.outside import Rows
 from ..connection import only_reads, quoted, run, run_some, set_reading
@@ -142,7 +143,8 @@ class LogAndViews:
             apsw.NoMemError,
             apsw.FullError,
         ) as error:
-            raise UsageError(f"this statement cannot be run: {error}{self._hint()}") from error
+            hint = self._hint(str(error))
+            raise UsageError(f"this statement cannot be run: {error}{hint}") from error
         except UnicodeEncodeError as error:
             raise UsageError(f"the statement or a parameter is no UTF-8: {error.reason}") from error
         except UnicodeDecodeError as error:
@@ -163,8 +165,14 @@ class LogAndViews:
         if rest is not None and extras.query_info(self._connection, rest).has_vdbe:
             raise UsageError("there is more than one statement here: give them one by one")
 
-    def _hint(self) -> str:
-        return "" if self.has_views else f" (there is no file of views, {self._views})"
+    def _hint(self, error: str) -> str:
+        """Give what there is, for who has asked for a table that is not."""
+        told = "" if self.has_views else f" (there is no file of views, {self._views})"
+        if error.startswith("no such table"):
+            self._connection.authorizer = None  # it lets nobody ask what tables there are
+            names = [table.name for table in self.tables()]
+            told += f". There are {listed(names)}"
+        return told
 
     @contextmanager
     def _refusals(self) -> Generator[None]:
