@@ -91,7 +91,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Commands of timers that are in the engine at the same time; the others that are due wait."""
     timer_retries: int = 5
     """How often the command of a timer is tried again after its handler has failed, before the
-    timer is set aside. It waits longer each time: a second, doubled up to five minutes."""
+    timer is set aside. It waits longer each time: a second, doubled up to five minutes. What may
+    pass by itself, OSError and a deadline, is tried for an hour at least."""
     reply_bytes: int = 16 * 1024
     """Reply to one command, encoded; it is kept with the command's key."""
     snapshot_bytes: int = 8 * 1024 * 1024

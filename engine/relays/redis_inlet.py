@@ -1,12 +1,14 @@
 """Takes messages from a Redis stream, by a consumer group.
 
 Rules: how far it was read is the server's, under the group's name; a group that is new begins with
-the first entry. What was taken and not acknowledged comes first, after each start and each failure.
-One process at a time reads for a name.
+the first entry. What was taken and not acknowledged comes first, after each start and each failure,
+and is looked for now and then: a former process may have left it while this one read already. One
+process at a time reads for a name.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import ssl
@@ -23,6 +25,8 @@ __all__ = ["RedisInlet", "make_inlet"]
 
 _PREFIX: Final = "ce_"
 _BODY: Final = "data"
+LOOK_SECONDS: Final = 30.0
+"""How often it is looked what another process of this name has left."""
 
 
 class RedisInlet:
@@ -40,6 +44,7 @@ class RedisInlet:
         self._client: Any = None
         self._after: str = "0"
         """Behind which of the entries that are already its own; ">" for new ones."""
+        self._looked = 0.0
 
     async def fetch(self, count: int) -> Sequence[Received]:
         """Give messages, at most so many."""
@@ -47,9 +52,11 @@ class RedisInlet:
         try:
             if self._client is None:
                 await self._open()
+            if self._after == ">" and _now() >= self._looked + LOOK_SECONDS:
+                self._after = "0"
             found = await self._read(count)
             if not found and self._after != ">":
-                self._after = ">"
+                self._after, self._looked = ">", _now()
                 found = await self._read(count)
         except (errors.RedisError, OSError, TimeoutError) as error:
             failed = failure_of(self._address, error)
@@ -140,6 +147,10 @@ def make_inlet(
 ) -> RedisInlet:
     """Give what takes messages from Redis."""
     return RedisInlet(address, name, topic, dead, tls)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _flat(found: Any) -> list[Any]:

@@ -43,6 +43,7 @@ from ..model.codec import Metadata, read_metadata
 from ..model.messages import Envelope
 from ..model.timers import TimedCommands
 from ..runtime.bell import Bell
+from ..runtime.contained import is_of_the_moment
 from ..runtime.ports import Ports, jumps_of
 from ..runtime.safely import shows_messages, text_of
 from ..statistics import Histogram, TimerStatistics
@@ -73,6 +74,8 @@ _BEGIN_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
 _PAUSE_SECONDS_MAX: Final = 2.0
 _RETRY_SECONDS_MAX: Final = 300.0
+_PATIENT_RETRIES: Final = 20
+"""At least, for what may pass by itself, such as a service that is away: more than an hour."""
 _CAUSE_MAX: Final = 500
 """Characters of a cause that are kept."""
 _DOUBLINGS_MAX: Final = 16
@@ -440,7 +443,10 @@ class Firing:
     def _postponed(self, timer: WaitingTimer, error: BaseException) -> SettledTimer:
         """Let a timer wait again, or set it aside."""
         attempts = timer.attempts + 1
-        parked = attempts > self._limits.timer_retries
+        retries = self._limits.timer_retries
+        if is_of_the_moment(error) or isinstance(error.__cause__, OSError):
+            retries = max(retries, _PATIENT_RETRIES)
+        parked = attempts > retries
         seconds = min(2.0 ** min(attempts - 1, _DOUBLINGS_MAX), _RETRY_SECONDS_MAX)
         cause = f"{type(error).__name__}: {text_of(error)}"[:_CAUSE_MAX]
         again = "is set aside" if parked else f"is tried again in {seconds:g} s"

@@ -11,7 +11,7 @@ import pytest
 
 from engine import Command, DefinitionError, Engine, ProjectionLag
 from engine.brokers.address import read_address
-from engine.relays import Consumer, Message
+from engine.relays import Consumer, Message, redis_inlet
 from engine.stores.sqlite.outside.copy import copy_log
 from engine.stores.sqlite.system_files import SystemFiles
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
@@ -170,6 +170,30 @@ async def test_a_stream_that_is_deleted_is_read_again_when_it_is_there(
         await redis.put(topic, "m-2", b"2")
         await until(lambda: consumer.statistics().executed == 2)
         assert await total(engine, "a") == "3 at 2"
+
+
+async def test_what_a_former_process_took_and_left_is_read_by_the_next_one(
+    redis: RedisServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They overlap for a moment in a release."""
+    monkeypatch.setattr(redis_inlet, "LOOK_SECONDS", 0.05)
+    consumer = Consumer(
+        redis.url,
+        topic=topic,
+        name="adder",
+        dead=f"{topic}-dead",
+        to_command=lambda message: Add("a", int(message.body)),
+    )
+    async with Engine([Counter]) as engine, redis.client() as former:
+        await former.xgroup_create(topic, "adder", id="0", mkstream=True)
+        async with consumer.running(engine):
+            await redis.put(topic, "m-1", b"1")
+            await until(lambda: consumer.statistics().executed == 1)
+            async with former.pipeline(transaction=True) as both:  # nobody else can take it
+                both.xadd(topic, {"ce_id": "m-2", "data": "2"})
+                both.xreadgroup("adder", "adder", {topic: ">"})
+                await both.execute()
+            await until(lambda: consumer.statistics().executed == 2)
 
 
 @pytest.mark.parametrize("url", ["redis://localhost/orders", "redis://localhost/1/2", "nats://h/1"])

@@ -88,7 +88,8 @@ class Kettle(Aggregate, kind="kettle"):
     def switch_off(self, command: SwitchOff, ctx: Context) -> SwitchedOff | None:
         runs.append(("off", self.id, ctx))
         if self.id in failing:
-            raise RuntimeError("the switch is stuck")
+            wrong = ConnectionError if self.id.startswith("far") else RuntimeError
+            raise wrong("the switch is stuck")
         if command.why == "refuse":
             raise Rejected("stays-on", "it stays on")
         return SwitchedOff(command.why) if self.is_on else None
