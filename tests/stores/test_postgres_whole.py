@@ -84,6 +84,57 @@ async def test_no_engine_opens_a_log_without_what_keeps_it(
     assert [(f.wrong, f.name) for f in found] == [("schema", named)]
 
 
+_SWALLOWS = (
+    "CREATE FUNCTION {s}.noted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; "
+)
+
+
+@pytest.mark.parametrize(
+    ("slip", "named"),
+    [
+        (
+            (
+                f"{_SWALLOWS}CREATE TRIGGER noted BEFORE INSERT ON {{s}}.events FOR EACH ROW "
+                f"EXECUTE FUNCTION {{s}}.noted()"
+            ),
+            "the trigger noted before rows of events",
+        ),
+        (
+            "CREATE RULE kept AS ON INSERT TO {s}.claims DO INSTEAD NOTHING",
+            "the rule kept of claims",
+        ),
+    ],
+    ids=["trigger", "rule"],
+)
+async def test_no_engine_opens_a_log_in_which_others_can_drop_what_it_writes(
+    postgres: Server, slip: str, named: str
+) -> None:
+    schema = await filled(postgres)
+    postgres.sql(slip.replace("{s}", schema))
+
+    with pytest.raises(StoreRefused, match=f"{schema} has {named}: it can drop or change"):
+        await store_in(postgres, schema).open(Ports())
+
+    assert await asked(postgres, f"SELECT count(*) FROM {schema}.sessions") == [(1,)]
+    found: list[Finding] = []
+    outside = open_backend(postgres.url(schema)).outside(Ports())
+    outside.structure().whole(found.append, lambda: None)
+    assert [(f.wrong, f.name) for f in found] == [("schema", named)]
+
+
+async def test_a_trigger_that_comes_after_the_rows_is_let_be(postgres: Server) -> None:
+    schema = await filled(postgres)
+    postgres.sql(
+        f"{_SWALLOWS}CREATE TRIGGER noted AFTER INSERT ON {{s}}.events FOR EACH ROW "
+        f"EXECUTE FUNCTION {{s}}.noted()".replace("{s}", schema)
+    )
+    store = store_in(postgres, schema)
+    await store.open(Ports())
+    await append(store, request("a:1", 1, 2))
+    assert numbers(await feed(store)) == [1, 2]
+    await store.close()
+
+
 async def test_no_engine_begins_in_the_middle_of_a_restore(postgres: Server) -> None:
     schema = await filled(postgres)
     dump = postgres.folder / f"{schema}.dump"

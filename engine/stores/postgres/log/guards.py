@@ -3,7 +3,8 @@
 Rules: a schema without one of its unique indexes or triggers takes a stream that begins twice, or a
 slip, without a word. So no engine opens it, and `verify` names what it lacks. A restore makes these
 last: a log that lacks them, or whose table `about` is empty, may still be on its way, and what an
-engine appended there would break it. Nothing is made or mended here.
+engine appended there would break it. A trigger or rule of somebody else's that acts before a row is
+written can drop it, and what is dropped would be acknowledged. Nothing is made or mended here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 from ....errors import StoreRefused
 from ..driver import Connection
 
-__all__ = ["check_guards", "missing_guards", "unfinished"]
+__all__ = ["acting_strangers", "check_guards", "missing_guards", "unfinished"]
 
 INDEXES: Final = (
     "about_pkey",
@@ -62,18 +63,56 @@ SELECT 'the trigger ' || w.name FROM unnest($3::text[]) AS w(name) WHERE NOT EXI
     WHERE n.nspname = $1 AND t.tgname = w.name AND t.tgenabled IN ('O', 'A'))
 """
 
+_TABLES: Final = (
+    "about",
+    "claims",
+    "event_types",
+    "events",
+    "sessions",
+    "tag_forms",
+    "tags",
+    "timers",
+)
+"""Those that a trigger of somebody else's must not stand before."""
+# Of a trigger's type, 1 is for each row, and 2 before it. One that comes after sees what is there.
+_ACTING: Final = """
+SELECT 'the trigger ' || t.tgname || ' before rows of ' || c.relname
+    FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND t.tgname <> ALL($3::text[])
+        AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
+UNION ALL
+SELECT 'the rule ' || r.rulename || ' of ' || c.relname FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND r.ev_enabled <> 'D'
+"""
+
 
 async def missing_guards(connection: Connection, schema: str) -> Sequence[str]:
     """Give what a log of the newest version lacks, as people call it."""
     return sorted(row[0] for row in await connection.fetch(_MISSING, schema, INDEXES, TRIGGERS))
 
 
+async def acting_strangers(connection: Connection, schema: str) -> Sequence[str]:
+    """Give what of others can drop or change a row before it is written, as people call it."""
+    return sorted(row[0] for row in await connection.fetch(_ACTING, schema, _TABLES, TRIGGERS))
+
+
 async def check_guards(connection: Connection, schema: str) -> None:
-    """Raise StoreRefused where it lacks any."""
+    """Raise StoreRefused where it lacks any, or where what is written may not be what is stored."""
     missing = await missing_guards(connection, schema)
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise unfinished(schema, ", ".join(missing[:_NAMED]) + more)
+    acting = await acting_strangers(connection, schema)
+    if acting:
+        raise StoreRefused(
+            f"the schema {schema} has {', '.join(acting[:_NAMED])}: it can drop or change what an "
+            f"engine writes, and acknowledges. Remove it, or let a trigger come AFTER. Nothing was "
+            f"changed"
+        )
 
 
 def unfinished(schema: str, missing: str) -> StoreRefused:

@@ -14,7 +14,7 @@ from typing import Final
 from ....errors import EngineError
 from ...contract.verifying import Finding, Report
 from ..log.cold_sql import cold_schema
-from ..log.guards import missing_guards
+from ..log.guards import acting_strangers, missing_guards
 from ..log.schema import MIGRATIONS
 from ..views.link import Link, Place
 from ..views.schema import check_schema, has_views
@@ -93,6 +93,9 @@ class PostgresStructure:
             schema = self._place.log_schema
             for name in await missing_guards(link.line.connection, schema):
                 text = f"{name} is missing or disabled: no engine opens the log without it"
+                report(Finding("schema", text, name=name))
+            for name in await acting_strangers(link.line.connection, schema):
+                text = f"{name} can drop or change what is written: no engine opens the log with it"
                 report(Finding("schema", text, name=name))
 
     async def _look_at_archive(self, link: Link, report: Report) -> None:
