@@ -347,6 +347,7 @@ class Joined:
         if self._first.vault is not None:
             log, names = self._log, self._first.registry.personal
             await self._first.vault.open(self._ports, log.log_id, log, names)
+            self._log.met = self._first.vault.know
 
     async def _close_keys(self) -> None:
         if self._first.vault is not None and self._wiring is not self._first:

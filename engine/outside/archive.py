@@ -75,7 +75,8 @@ class Archive:
         folded += [event for d in projected for event in d.event_classes]
         registry = self._registry = EventRegistry(folded, Upcasting(upcasters, retired))
         if registry.personal:
-            registry.sealer = Vault(open_keys(store, keys))
+            vault = registry.sealer = Vault(open_keys(store, keys))
+            self._source.met = vault.know
         self._opened = AsyncExitStack()
         limits = limits or Limits()
         self._past = Histories(

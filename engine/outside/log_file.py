@@ -6,7 +6,7 @@ closed by who uses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from ..errors import Closed, UsageError
 from ..model.stored import EventType, StoredEvent
@@ -28,6 +28,12 @@ class LogFile:
         self._reader = reader
         self._ports = ports
         self._worker: Worker | None = None
+        self.met: Callable[[Iterable[StoredEvent]], Awaitable[None]] | None = None
+        """Is given events before who has asked for them: it has their keys then."""
+
+    async def _met(self, pages: Iterable[Sequence[StoredEvent]]) -> None:
+        if self.met is not None:
+            await self.met(stored for page in pages for stored in page)
 
     @property
     def log_id(self) -> str:
@@ -81,9 +87,11 @@ class LogFile:
         self, after: int, *, events_max: int, bytes_max: int
     ) -> Sequence[StoredEvent]:
         """Read the global order after a position."""
-        return await self.worker().run(
+        page = await self.worker().run(
             lambda: self._reader.read_feed(after, events_max=events_max, bytes_max=bytes_max)
         )
+        await self._met([page])
+        return page
 
     async def read_claims(self, after: ClaimKey = ("", ""), *, claims_max: int) -> list[HeldClaim]:
         """Read as `Store.read_claims` does."""
@@ -110,18 +118,22 @@ class LogFile:
         self, reads: Sequence[StreamRead], *, events_max: int, bytes_max: int
     ) -> Sequence[StreamPage]:
         """Read many streams at once."""
-        return await self.worker().run(
+        pages = await self.worker().run(
             lambda: self._reader.read_streams(reads, events_max=events_max, bytes_max=bytes_max)
         )
+        await self._met(page.events for page in pages)
+        return pages
 
     async def read_tagged(
         self, reads: Sequence[TagRead], *, events_max: int, bytes_max: int
     ) -> Sequence[TagPage]:
         """Give the events that queries by tags select."""
         index = self._index()
-        return await self.worker().run(
+        pages = await self.worker().run(
             lambda: index.read_tagged(reads, events_max=events_max, bytes_max=bytes_max)
         )
+        await self._met(page.events for page in pages)
+        return pages
 
     async def tag_forms(self) -> Sequence[TagForm]:
         """Give the forms by which the index of tags was made."""

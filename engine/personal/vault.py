@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import re
 from base64 import b64decode, b64encode
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -24,9 +25,10 @@ import msgspec
 
 from ..errors import Damaged, DefinitionError
 from ..model.codec import EventRegistry
-from ..model.personal import SNAPSHOTS
+from ..model.personal import SEALED, SNAPSHOTS
+from ..model.stored import StoredEvent
 from ..runtime.ports import Ports
-from ..stores.contract.keys import Erasure, KeyStore, PlacedKeys, SubjectKey
+from ..stores.contract.keys import CopiedKeys, Erasure, KeyStore, PlacedKeys, SubjectKey
 from .lost import TypedSource, refuse_lost_keys
 
 __all__ = ["Vault", "check_installed", "reading"]
@@ -36,6 +38,8 @@ _KEYS_MAX: Final = 65_536
 _LOOK_SECONDS: Final = 1.0
 """How long a cipher is used without a look whether another process has erased anybody."""
 _NONCE_BYTES: Final = 12
+_SEALED_NUMBER: Final = re.compile(f'"{re.escape(SEALED)}":"([0-9]{{1,18}})\\.'.encode())
+"""The number of the key, in the payload of a stored event."""
 
 
 def check_installed() -> None:
@@ -60,6 +64,7 @@ class Vault:
         check_installed()
         self.store = store
         self._placed = store if isinstance(store, PlacedKeys) else None
+        self._copied = store if isinstance(store, CopiedKeys) else None
         self._ports = Ports()
         self._make_aead: Any = None
         self._opened = False
@@ -107,6 +112,8 @@ class Vault:
 
     async def begin(self) -> None:
         """Note what others have begun: from now on this process alone makes keys."""
+        if self._copied is not None:
+            await self._copied.catch_up()
         unfinished = await self.store.unfinished()
         self.begun_before = {each.number: self.made(each.subject) or 0 for each in unfinished}
 
@@ -158,6 +165,16 @@ class Vault:
                 f"not have and never had: give the engine the log's own file of keys",
             )
         return cipher
+
+    async def know(self, events: Iterable[StoredEvent]) -> None:
+        """Have the keys of events that another process may have written a moment ago."""
+        if self._copied is None or not self._opened:
+            return
+        for stored in events:
+            found = _SEALED_NUMBER.search(stored.payload)
+            if found is not None and self._cipher(int(found[1])) is None:
+                await self._copied.catch_up()
+                return
 
     async def flush(self) -> None:
         """Make new keys durable: what they have encrypted may be written then.

@@ -125,3 +125,12 @@ class PlacedKeys(Protocol):
         What is kept here would be found by nobody after a restart.
         """
         ...
+
+
+@runtime_checkable
+class CopiedKeys(Protocol):
+    """A store of keys of which a copy is asked, which may be some moments old."""
+
+    async def catch_up(self) -> None:
+        """Let the copy have all that was kept when this was called."""
+        ...

@@ -218,6 +218,10 @@ class PostgresKeys:
                 if self._ports.clock.monotonic() - begun < _SOON_SECONDS:
                     return
 
+    async def catch_up(self) -> None:
+        """See `CopiedKeys.catch_up`."""
+        await self._compare()
+
     def _other(self, why: str) -> StoreFailed:
         return StoreFailed(
             f"the keys of personal data in {self._address.name} are not those that were opened: "
