@@ -8,6 +8,7 @@ and what a statement reads just after it. Nothing here writes.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, overload
 
@@ -30,6 +31,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 SEARCH_ROWS: Final = 20
 """What a search gives where nobody says how much: few want more than the best."""
+_AROUND: Final = ("Ps", "Pe", "Pi", "Pf", "Po")
+"""Categories of brackets, quotes, stops and other marks that stand around words."""
 
 
 def _is_a(kind: Any, given: object) -> bool:
@@ -211,7 +214,8 @@ class Views:
         """Give the rows of a `table` whose `search` fields have all words of a text, best first.
 
         - `text`: at most `Limits.search_characters`. Its last word may be the beginning of one;
-          capitals and accents do not matter. Nothing in it is syntax.
+          capitals and accents do not matter, nor do brackets, quotes and stops around a word.
+          Nothing in it is syntax.
         - `where`: as in `find`.
         - `limit`, `offset`: rows; without a limit they are 20 at most.
         - `raw`: the text is what SQLite's FTS5 reads, with its syntax.
@@ -230,7 +234,7 @@ class Views:
         self._check_page(limit, offset)
         words = self._readable(text)
         search = Search(
-            tuple(word for word in words if any(map(str.isalnum, word))),
+            tuple(_bare(word) for word in words if any(map(str.isalnum, word))),
             " ".join(words) if raw else None,
             self._filters(definition, where),
             min(SEARCH_ROWS, self._rows_max) if limit is None else limit,
@@ -396,3 +400,13 @@ class Views:
         flat = shape.flatten(row)
         place = [column.name for column in shape.columns].index(order_by)
         return flat[place], flat[shape.key_place]
+
+
+def _bare(word: str) -> str:
+    """Give a word without what stands around it: to a text without spaces that is no end.
+
+    What is ASCII alone is no such word. An index of words passes over its marks by itself.
+    """
+    if word.isascii():
+        return word
+    return word.strip("".join(c for c in word if unicodedata.category(c) in _AROUND))

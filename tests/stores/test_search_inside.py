@@ -43,6 +43,9 @@ FOUND: list[tuple[str, list[str]]] = [
     ("lantern", ["en", "mixed"]),
     ("cafe", ["en"]),
     ("茶绿", []),
+    ("特価、", ["mixed"]),
+    ("「特価」", ["mixed"]),
+    ("特価*", ["mixed"]),
     ("100%写", []),
     ("_真", []),
 ]

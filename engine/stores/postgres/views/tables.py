@@ -62,6 +62,11 @@ class TableSql:
         """Places of the values that may be large."""
         self._put = self._upsert()
 
+    @property
+    def shown_columns(self) -> str:
+        """The columns that the rows were declared with."""
+        return self._columns
+
     # -- making -------------------------------------------------------------------------------
 
     def create(self) -> Iterator[str]:
