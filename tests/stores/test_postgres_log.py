@@ -323,14 +323,19 @@ async def test_a_commit_is_synced_though_its_session_was_set_otherwise(
         assert await connection.fetchval("SHOW synchronous_commit") == "on"
 
 
-async def test_an_isolation_that_hides_what_others_committed_is_refused(
-    postgres: Server, schema: str
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("default_transaction_isolation", "serializable"), ("standard_conforming_strings", "off")],
+)
+async def test_what_changes_the_meaning_of_statements_is_refused_by_name(
+    postgres: Server, schema: str, setting: str, value: str
 ) -> None:
+    """It hides what others have committed, or lets a backslash in a text escape."""
     role = f"strict_{schema}"
     await asked(postgres, f"CREATE ROLE {role} LOGIN SUPERUSER")
-    await asked(postgres, f"ALTER ROLE {role} SET default_transaction_isolation = serializable")
+    await asked(postgres, f"ALTER ROLE {role} SET {setting} = {value}")
 
-    with pytest.raises(StoreRefused, match="default_transaction_isolation=serializable"):
+    with pytest.raises(StoreRefused, match=f"{setting}={value}"):
         await store_of(postgres, schema, user=role).open(Ports())
 
 

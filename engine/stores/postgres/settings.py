@@ -26,6 +26,7 @@ _SETTINGS: Final = (
     "server_version",
     "server_encoding",
     "default_transaction_isolation",
+    "standard_conforming_strings",
 )
 _WANTED: Final[dict[Weakness, str]] = {
     "fsync": "a crash of the machine damages the whole database",
@@ -35,6 +36,7 @@ _WANTED: Final[dict[Weakness, str]] = {
 _NEEDED: Final = (
     ("server_encoding", "UTF8"),
     ("default_transaction_isolation", "read committed"),
+    ("standard_conforming_strings", "on"),
 )
 _READ: Final = "SELECT pg_catalog.pg_is_in_recovery()::text, " + ", ".join(
     f"pg_catalog.current_setting('{name}')" for name in _SETTINGS

@@ -378,7 +378,7 @@ _MIGRATIONS: Final = {
 }
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
-    "1ca2e244": _at_once(_settings),
+    "c5537853": _at_once(_settings),
     "fd507c35": _at_once(_no_guard_missing),
     "19744a89": _at_once(_no_guard_missing),
     "e05d9e23": _at_once(_exists),
