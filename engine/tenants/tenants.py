@@ -322,7 +322,7 @@ class Tenants:
             self._overloaded += 1
             raise Overloaded(
                 f"{self._open_max} tenants are open, and all are in use: nothing was done. Send it "
-                f"again later, or raise open_max"
+                f"again later, or raise open_max, in a database as far as it has connections"
             )
         self._begin_closing(idle)
 
