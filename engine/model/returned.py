@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ..errors import HandlerFailed, Rejected
 from .aggregate import CommandHandler
-from .decisions import Decision
+from .decisions import Decision, UniqueValue
 from .given import named
-from .messages import Event
+from .messages import Command, Event
+from .timers import Timer
 
 __all__ = ["as_events", "check_declared"]
 
@@ -75,4 +76,13 @@ def _told(returned: object) -> str:
         return f"{what}: raise it"
     if inspect.isawaitable(returned):
         return f"{what}: await it, in a handler that is `async def`"
+    for kind, place in _BESIDE:
+        if isinstance(returned, kind):
+            return (
+                f"{what}: it stands beside the events, as `return Decision(events, {place}=[...])`"
+            )
     return f"{what}: return an Event, a sequence of Events, or None"
+
+
+_BESIDE: Final = ((Timer, "timers"), (UniqueValue, "claims"), (Command, "commands"))
+"""What a decision has besides events, and under which name."""

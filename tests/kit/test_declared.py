@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from engine import (
+    After,
     Aggregate,
+    Claim,
     Command,
     Decision,
     Engine,
@@ -59,6 +61,9 @@ GIVEN: dict[str, Any] = {
     "mixture": [Lent("ann"), Rejected("no", "not today")],
     "hole": [Lent("ann"), None],
     "word": "lent",
+    "timer": [Lent("ann"), After(Say("t", "lent"), minutes=5)],
+    "claim": [Lent("ann"), Claim("name", "drill")],
+    "command": Say("t", "lent"),
 }
 
 
@@ -96,6 +101,9 @@ REFUSED = {
     "mixture": "returned a list with a Rejected: raise it",
     "hole": "returned a list with None: return an Event",
     "word": "returned a str: return an Event",
+    "timer": r"a list with an After: .*Decision\(events, timers=",
+    "claim": r"a list with a Claim: .*Decision\(events, claims=",
+    "command": r"returned a Say: .*Decision\(events, commands=",
     "coroutine": "returned a coroutine: await it, in a handler that is `async def`",
 }
 
