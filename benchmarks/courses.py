@@ -31,7 +31,6 @@ from .systems import DURABLE, Target, commits_of, engine_system, send_of
 __all__ = ["add_options", "scenario"]
 
 COURSES: Final = 10_000
-STUDENTS: Final = 10_000
 _STORES: Final[Mapping[bool, Mapping[str, str | None]]] = {
     False: {"courses": None},
     True: {"courses": "", "courses, ?writer=process": "?writer=process"},

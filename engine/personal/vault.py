@@ -196,11 +196,6 @@ class Vault:
                 if self._new.get(key.subject) is key:
                     del self._new[key.subject]
 
-    @property
-    def has_new(self) -> bool:
-        """Whether `flush` has something to do."""
-        return bool(self._new)
-
     # -- erasing ------------------------------------------------------------------------------
 
     async def erase(self, subject: str, reason: str, principal: str | None) -> Erasure:

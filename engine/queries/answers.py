@@ -33,7 +33,6 @@ from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "Answers", "Followed"]
 
-Q = TypeVar("Q", bound=Query[Any])
 A = TypeVar("A")
 
 AT_SECONDS: Final = 5.0

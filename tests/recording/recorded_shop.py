@@ -172,10 +172,6 @@ def shop(store: Any = "memory:", **options: Any) -> Engine:
     )
 
 
-def not_started() -> Engine:
-    return shop()
-
-
 async def sell(folder: Path) -> Path:
     """Record a day of the shop; give the log's file."""
     log = folder / "shop.db"
