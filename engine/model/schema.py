@@ -72,10 +72,10 @@ def _check_type(registry: EventRegistry, stored: EventType) -> Finding | None:
             version,
             f"{name!r} version {version} is stored with schema {stored.schema_hash} and declared "
             f"with {versions[version]}: its fields changed, or a default that stored events rely "
-            f"on. Undo the change, or declare it as version {max(versions) + 1} with an upcaster "
-            f"from version {version}. A new field of the event itself, not of a struct inside "
-            f"it, is declared with `added=[...]` if it has a default that is true of all events "
-            f"before.",
+            f"on, or the name of an enum's number. Undo the change, or declare it as version "
+            f"{max(versions) + 1} with an upcaster from version {version}. A new field of the "
+            f"event itself, not of a struct inside it, is declared with `added=[...]` if it has a "
+            f"default that is true of all events before.",
         )
     if not versions:
         return Finding(

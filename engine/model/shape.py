@@ -3,14 +3,16 @@
 Rules: covered are the encoded names, the order, types and requiredness of all fields, and the same
 of all structs inside. Class names and docstrings are not: they do not show in bytes. A default is
 covered where a stored event may lack its field, since there it is what the event says; elsewhere it
-is not, since all fields are stored. Covered is whether an event has personal fields, and not which:
-they may become more. A shape that an earlier release wrote under the same version is gone on from
-only where what is absent there is well defined.
+is not, since all fields are stored. In events and states the names of an enum's numbers are: with
+`auto()` a number goes to another member as one goes. Covered is whether an event has personal
+fields, and not which: they may become more. A shape that an earlier release wrote under the same
+version is gone on from only where what is absent there is well defined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from enum import Enum
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -36,12 +38,13 @@ CLASSES_MAX: Final = 4_096
 """Of how many classes it is kept what they look like: each engine of a process asks anew."""
 
 
-def schema_hash(cls: type[msgspec.Struct], *, defaults: bool = False) -> str:
+def schema_hash(cls: type[msgspec.Struct], *, meaning: bool = False) -> str:
     """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
 
-    With `defaults` also when a default changes that may stand for a field that was left out.
+    With `meaning` also when the same bytes may say something else: a default changes that may stand
+    for a field that was left out, or a number of an enum gets another name.
     """
-    return _hash(_Shape(defaults).of(_info(cls)))
+    return _hash(_Shape(defaults=meaning, names=meaning).of(_info(cls)))
 
 
 @lru_cache(maxsize=CLASSES_MAX)
@@ -59,7 +62,12 @@ def event_type(cls: type[Event], left_out: int = 0) -> EventType:
         fields = [f for f in info.fields if f.name not in added[count:]]
         held = msgspec.structs.replace(info, fields=tuple(fields))
         absent = cls.__struct_fields__ if cls.event_omitted else added[:count]
-        shapes = _Shape(True, cls, absent).of(held), _Shape(False).of(held)
+        shapes = [
+            _Shape(defaults=True, names=True, event=cls, absent=absent).of(held),
+            # As former releases described it.
+            _Shape(defaults=True, names=False, event=cls, absent=absent).of(held),
+            _Shape(defaults=False, names=False).of(held),
+        ]
         # Gone on from without the mark, and never back: unmarked, what is encrypted is not seen.
         marked = [["personal", each] for each in shapes] if has_marks(held) else []
         into = later if count > len(added) - left_out else hashes
@@ -92,10 +100,17 @@ class _Shape:
     """Describes types as plain lists and strings."""
 
     def __init__(
-        self, defaults: bool, event: type[Event] | None = None, absent: Sequence[str] = ()
+        self,
+        *,
+        defaults: bool,
+        names: bool,
+        event: type[Event] | None = None,
+        absent: Sequence[str] = (),
     ) -> None:
         self._defaults = defaults
         """Whether defaults are covered where stored bytes may lack their field."""
+        self._names = names
+        """Whether the names are covered that an enum gives to numbers."""
         self._event = event
         self._absent = absent
         """Fields of the event itself that stored bytes may lack."""
@@ -106,7 +121,7 @@ class _Shape:
         if isinstance(value, inspect.StructType):
             return self._struct(value)
         if isinstance(value, inspect.EnumType):
-            return ["enum", sorted(str(member.value) for member in value.cls)]
+            return ["enum", self._members(value.cls)]
         if isinstance(value, inspect.UnionType):
             return ["union", *sorted((self.of(t) for t in value.types), key=repr)]
         if isinstance(value, inspect.Metadata):
@@ -124,6 +139,13 @@ class _Shape:
         if isinstance(value, inspect.Field):
             return [value.encode_name, value.required, self.of(value.type)]
         return value if isinstance(value, int | float | str | bool | None) else repr(value)
+
+    def _members(self, cls: type[Enum]) -> Sequence[Any]:
+        """Describe an enum: by its numbers and their names, or by its texts."""
+        if self._names and any(isinstance(member.value, int) for member in cls):
+            # The first name of a number: others may come and go.
+            return sorted(([member.value, member.name] for member in cls), key=repr)
+        return sorted(str(member.value) for member in cls)
 
     def _struct(self, value: inspect.StructType) -> Any:
         if value.cls in self._inside:

@@ -86,7 +86,7 @@ _body_decoder = msgspec.json.Decoder(_Body)
 
 @lru_cache(maxsize=CLASSES_MAX)
 def _schema_of(cls: type[Aggregate]) -> str:
-    return schema_hash(cls, defaults=True)
+    return schema_hash(cls, meaning=True)
 
 
 class Freezer:
