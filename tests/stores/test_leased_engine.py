@@ -10,7 +10,7 @@ from collections import Counter as Counts
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -24,13 +24,16 @@ from engine import (
     Rejected,
 )
 from engine.model.codec import decode_metadata
+from engine.stores.leased.log import LeasedLog
 from engine.stores.urls import backend_of_text
 from engine.testing.conformance import feed
 from tests.support.counters import Add, Counter, Look
 from tests.support.dynamodb_server import DynamoServer
+from tests.support.late_clock import LateClock
 from tests.support.sleepers import Rest, Sleeper
 from tests.support.tallies import GetTallies, Tallies, get_tallies, get_tally
 from tests.support.umadb_server import UmadbServer
+from tests.support.waiting import until
 from tests.write.courses import Enrol, Offer, school
 
 SECONDS = 60
@@ -224,3 +227,26 @@ def test_what_looks_at_a_log_from_outside_is_refused_by_name(url: str) -> None:
             look()
     with pytest.raises(DefinitionError, match=rf'{url} .*views="sqlite:PATH"'):
         Engine([Counter], store=url)
+
+
+async def test_a_start_that_takes_long_renews_its_lease_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thirds of a lease are over behind the taking of the log, before it is open."""
+    clock, begin = LateClock(), vars(LeasedLog)["_begin"]
+
+    def slowly(*known: Any) -> None:
+        clock.seconds = 40.0
+        begin(*known)
+
+    monkeypatch.setattr(LeasedLog, "_begin", slowly)
+    store = server.store("lease=60")
+    await store.open(Ports(clock=clock))
+
+    def left() -> float:
+        numbers = store.server_statistics()
+        assert numbers is not None
+        return numbers.lease_seconds_left
+
+    await until(lambda: left() > 50)
+    await store.close()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from engine import Ports, StoreFailed
-from engine.runtime.machine import SystemClock
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.conformance import append, request
+from tests.support.late_clock import LateClock
 from tests.support.postgres import Server, asked, connected
 from tests.support.waiting import until
 
@@ -108,20 +108,11 @@ async def test_an_engine_that_was_told_of_another_one_holds_nothing_any_more(
     await store.close()
 
 
-class _Late(SystemClock):
-    """A clock that is ahead by so many seconds."""
-
-    seconds = 0.0
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.seconds
-
-
 async def test_a_start_that_takes_long_renews_its_lease_at_once(
     postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two thirds of an hour are over behind the taking of the log, before it is open."""
-    clock, begin = _Late(), vars(PostgresStore)["_begin"]
+    clock, begin = LateClock(), vars(PostgresStore)["_begin"]
 
     async def slowly(*known: Any) -> Any:
         clock.seconds = 2_400.0

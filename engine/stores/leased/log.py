@@ -69,10 +69,15 @@ class LeasedLog(Generic[W]):
         self._keeper = asyncio.get_running_loop().create_task(keeping, name="foldline lease")
 
     async def _keep(self, writer: W) -> None:
-        """Renew the lease while nothing is appended, until it is lost."""
+        """Renew the lease while nothing is appended, until it is lost.
+
+        First when that is due, since a start may take long.
+        """
         seconds = self._lease / _RENEWALS
+        rest = max(0.0, writer.lease_left - self._lease + seconds)
         while writer.stopped is None:
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(rest)
+            rest = seconds
             try:
                 async with self._turn:
                     await writer.renew(seconds)
