@@ -240,6 +240,8 @@ class _SharedState(TableReads):
         async with self._begins:
             if self._holding and self._release is None:
                 self._release = await self._shown.holds.begin(self._holding)
+                if not self._holding:  # its answer has ended meanwhile
+                    self._release()
         self._calls += 1
         read = args[0]
         # A statement may read all tables.
