@@ -107,7 +107,7 @@ async def test_in_memory_writes_wait_for_an_answer_that_saw_two_states_twice() -
 async def test_in_memory_a_read_whose_answer_has_ended_holds_no_write_up() -> None:
     async with Engine([Counter], projections=[Ledger, Mirror], answers=[total_now]) as engine:
         views = views_of(engine)
-        holds, left = views.state(holding=60), views.state(holding=60)
+        holds, left = views.state(holding=10), views.state(holding=10)
         await holds.sql("SELECT 1", (), 1)
         straggler = asyncio.ensure_future(left.sql("SELECT 1", (), 1))
         await asyncio.sleep(0.05)
