@@ -29,6 +29,7 @@ from ..model.codec import EventRegistry
 from ..model.messages import Event
 from ..model.personal import is_subject
 from ..model.projection import Delivering, ProjectionDefinition, reaching
+from ..projections.projector import Projector
 from ..projections.rekeying import Rekeying
 from ..projections.runner import ProjectionRunner
 from ..projections.targets.sink import SinkTarget
@@ -291,8 +292,27 @@ class Eraser:
         for runner in self._parking:
             for projector in runner.serving:
                 if await self._views.parked_keys(projector.part):
-                    again = Rekeying(self._views, projector, self._registry, self._limits)
-                    has_changed |= await projector.ask(again.run)
+                    has_changed |= await self._keyed_again(projector)
+        return has_changed
+
+    async def _keyed_again(self, projector: Projector) -> bool:
+        """Key what one part has parked; it is named until that is done, and where it fails."""
+        name = projector.definition.name
+        self._letting_go.add(name)  # what is under way there may take long
+        again = Rekeying(self._views, projector, self._registry, self._limits)
+        try:
+            has_changed = await projector.ask(again.run)
+        except Exception:
+            if name not in self._told and not self._stopping.is_set():
+                self._told.add(name)
+                self._logger.warning(
+                    "an erasure is not finished: the person may be in keys under which %s has "
+                    "parked events, and they cannot be made anew. It is tried again",
+                    name,
+                )
+            raise
+        self._told.discard(name)
+        self._letting_go.discard(name)
         return has_changed
 
     async def _name_others(self) -> None:

@@ -11,9 +11,12 @@ from typing import Any, ClassVar
 import pytest
 
 from engine import Delivery, Engine, Meta, Projection, Reactor, Rejected, Sink, reacts
+from engine.errors import Damaged
 from engine.model.projection import slice_of
+from engine.model.stored import StoredEvent
+from engine.projections.projector import Projector
 from tests.personal.badges import badged, having
-from tests.personal.hotel import NAME, OTHER, Register, Registered
+from tests.personal.hotel import NAME, OTHER, Note, Noted, Register, Registered
 from tests.support.waiting import until
 
 
@@ -228,6 +231,54 @@ async def test_views_of_before_an_erasure_that_are_put_back_lose_their_parked_ke
         while NAME in [each.key for each in await engine.projections.parked("letters")]:
             await asyncio.sleep(0.01)
     assert having(tmp_path, NAME) == []
+
+
+class Notes(Sink, name="notes", version=1, on_poison="park"):
+    """Sees nobody; after its first event it delivers until it is let go on."""
+
+    go_on: ClassVar[asyncio.Event]
+    is_busy: ClassVar[bool] = False
+
+    async def deliver(self, batch: Sequence[Delivery[Noted]]) -> None:
+        if batch[0].position == 1:
+            raise ValueError("it cannot be sent")
+        Notes.is_busy = True
+        await self.go_on.wait()
+
+
+async def test_what_has_parked_events_and_is_busy_is_named_while_an_erasure_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notes, "go_on", asyncio.Event(), raising=False)
+    monkeypatch.setattr(Notes, "is_busy", False)
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", Notes) as engine:
+        await engine.execute(Note("x", "parked"))
+        await parked(engine, "notes", 1)
+        await engine.execute(Register("a", NAME))
+        await engine.execute(Note("b", "slow"))
+        await until(lambda: Notes.is_busy)
+        begun = await engine.personal.erase("guest:a", timeout=0.5)
+        assert (begun.finished, begun.waits_for) == (None, ("notes",))
+
+        Notes.go_on.set()
+        assert (await engine.personal.erase("guest:a", timeout=20)).waits_for == ()
+
+
+async def test_what_has_parked_an_event_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def unreadable(self: Projector, position: int) -> StoredEvent:
+        raise Damaged(position, "it does not match its checksum")
+
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", Letters) as engine:
+        await engine.execute(Register("a", NAME))
+        await parked(engine, "letters", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Projector, "read", unreadable)
+            begun = await engine.personal.erase("guest:a", timeout=0.5)
+            assert (begun.finished, begun.waits_for) == (None, ("letters",))
+            assert "keys under which letters has parked events" in caplog.text
+        assert (await engine.personal.erase("guest:b", timeout=20)).waits_for == ()
 
 
 class Refusing(Sink, name="refusing", version=1, on_poison="park"):
