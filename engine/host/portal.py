@@ -168,7 +168,7 @@ class Portal:
 
     def _new_engine(self) -> PortalEngine:
         """Give the engine that is to be started, or runs; one that was closed stays closed."""
-        if self._make is None or self._made is not None:
+        if self._make is None or (self._made is not None and self._made.failed is None):
             return self._engine
         engine: Any = self._make()
         if not hasattr(engine, "usable_loop"):
@@ -234,13 +234,12 @@ class Portal:
                 raise
 
     def _drop_failed(self) -> None:
-        """End an engine that has failed, so that another can take its place."""
+        """End an engine that has failed; it stays in place until another one has started."""
         made, thread = self._made, self._thread
         if made is None or thread is None or made.failed is None or not thread.is_alive():
             return
         with suppress(EngineError):  # it was logged as it failed
             self.__exit__(None, None, None)
-        self._made = None
 
     def close(self) -> None:
         """Drain and close the engine if this portal has started it; nothing otherwise."""

@@ -11,6 +11,7 @@ version is gone on from only where what is absent there is well defined.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -142,7 +143,9 @@ class _Shape:
 
     def _members(self, cls: type[Enum]) -> Sequence[Any]:
         """Describe an enum: by its numbers and their names, or by its texts."""
-        if self._names and any(isinstance(member.value, int) for member in cls):
+        # Releases of Python give other names to members of its own, as of `HTTPStatus`.
+        is_own = cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+        if self._names and is_own and any(isinstance(member.value, int) for member in cls):
             # The first name of a number: others may come and go.
             return sorted(([member.value, member.name] for member in cls), key=repr)
         return sorted(str(member.value) for member in cls)

@@ -124,6 +124,23 @@ def test_a_portal_of_a_function_goes_on_after_its_engine_has_failed(tmp_path: Pa
     portal.close()
 
 
+def test_who_calls_while_no_other_engine_starts_is_told_that_the_last_one_failed() -> None:
+    failing = HeldStore()
+    failing.failures.append(unknown())
+    made = [Engine([Counter], store=failing)]
+    portal = Portal(made.pop)  # the second start has nothing to give
+    with pytest.raises(OutcomeUnknown):
+        portal.open().execute(Add("a", 1))
+    while portal.engine.failed is None:
+        pass  # its failure ends it a turn later
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            portal.open()
+
+        with pytest.raises((EngineFailed, Closed)):
+            portal.execute(Add("a", 1))
+
+
 def test_threads_that_wait_for_one_start_are_told_of_its_failure(tmp_path: Path) -> None:
     begun, come, made = threading.Event(), threading.Semaphore(0), list[int]()
 

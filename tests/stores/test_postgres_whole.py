@@ -122,12 +122,20 @@ async def test_no_engine_opens_a_log_in_which_others_can_drop_what_it_writes(
     assert [(f.wrong, f.name) for f in found] == [("schema", named)]
 
 
-async def test_a_trigger_that_comes_after_the_rows_is_let_be(postgres: Server) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        "AFTER INSERT ON {s}.events FOR EACH ROW EXECUTE FUNCTION {s}.noted()",
+        (
+            "BEFORE INSERT ON {s}.events FOR EACH ROW EXECUTE FUNCTION {s}.noted(); "
+            "ALTER TABLE {s}.events ENABLE REPLICA TRIGGER noted"
+        ),
+    ],
+    ids=["after", "replica"],
+)
+async def test_a_trigger_that_drops_no_row_is_let_be(postgres: Server, how: str) -> None:
     schema = await filled(postgres)
-    postgres.sql(
-        f"{_SWALLOWS}CREATE TRIGGER noted AFTER INSERT ON {{s}}.events FOR EACH ROW "
-        f"EXECUTE FUNCTION {{s}}.noted()".replace("{s}", schema)
-    )
+    postgres.sql(f"{_SWALLOWS}CREATE TRIGGER noted {how}".replace("{s}", schema))
     store = store_in(postgres, schema)
     await store.open(Ports())
     await append(store, request("a:1", 1, 2))

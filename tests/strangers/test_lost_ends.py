@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, StoreRefused
+from engine import Engine, Ports, StoreRefused
+from engine.stores.sqlite.log import schema, store
 from engine.stores.sqlite.wal import PAGE_BYTES
+from engine.testing.conformance import append, request
 from tests.support.counters import Add, Counter
 
 COUNT = 12
@@ -116,6 +118,34 @@ async def test_a_log_that_a_shell_has_folded_since_is_whole(tmp_path: Path) -> N
     assert not wal_of(path).exists(), "it was folded by the last connection"
 
     assert await total(path) == COUNT + 1
+
+
+async def test_a_later_release_goes_on_with_a_log_that_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await killed(tmp_path)
+    later = (*schema.MIGRATIONS, ("CREATE TABLE later(one INTEGER) STRICT",))
+    monkeypatch.setattr(schema, "MIGRATIONS", later)
+    monkeypatch.setattr(store, "MIGRATIONS", later)
+
+    assert await total(path) == COUNT + 1
+
+
+async def test_a_log_may_be_put_back_between_two_lives_of_one_store(tmp_path: Path) -> None:
+    path = tmp_path / "log.db"
+    log = store.SqliteStore(str(path))
+    await log.open(Ports())
+    await append(log, request("a:1", 0, 1))
+    await log.close()
+    shutil.copyfile(path, tmp_path / "backup.db")
+    await log.open(Ports())
+    await append(log, request("a:1", 1, 2))
+    await log.close()
+    shutil.copyfile(tmp_path / "backup.db", path)
+
+    await log.open(Ports())
+    assert (await log.head()).position == 1
+    await log.close()
 
 
 async def test_a_log_that_was_closed_in_peace_has_no_note(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ _ANSWER_SECONDS: Final = 3.0
 """For a question, which is asked again on another connection then."""
 _SOON_SECONDS: Final = 2.0
 """What took longer to read is compared once more: it may be old by now."""
+_PASSES: Final = 3
+"""A server that is always slow is believed after so many."""
 _CLEAN_SECONDS: Final = 60.0
 """For the server to let go of rows; nobody waits for it."""
 _CLEAN_AGAIN_SECONDS: Final = 5.0
@@ -202,7 +204,7 @@ class PostgresKeys:
     async def _compare(self) -> None:
         """Take over what was changed; the copy is that of the server then."""
         async with self._writes:
-            while True:
+            for _ in range(_PASSES):
                 begun = self._ports.clock.monotonic()
                 try:
                     change = await self._read_changes()

@@ -72,7 +72,8 @@ async def check_settings(connection: Connection, address: Address) -> None:
     for setting, wanted in _NEEDED:
         if found[setting] != wanted:
             raise StoreRefused(
-                f"{address.name} has {setting}={found[setting]}, and {wanted} is needed"
+                f"{address.name} has {setting}={found[setting]}, and {wanted} is needed: set it "
+                f"for this user or database, or make a database that has it"
             )
 
 

@@ -81,12 +81,12 @@ SELECT 'the trigger ' || t.tgname || ' before rows of ' || c.relname
     JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND t.tgname <> ALL($3::text[])
-        AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND t.tgtype & 3 = 3
+        AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3
 UNION ALL
 SELECT 'the rule ' || r.rulename || ' of ' || c.relname FROM pg_catalog.pg_rewrite r
     JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND r.ev_enabled <> 'D'
+    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND r.ev_enabled IN ('O', 'A')
 """
 
 

@@ -433,14 +433,20 @@ async def index_within(
     count = after = 0
     while new and after < end:
         again()
-        after, found = await _index_page(whole, address, session, numbers, new, after)
+        after, found = await _index_page(whole, address, session, again, numbers, new, after)
         count += found
     again()
     return count
 
 
 async def _index_page(
-    line: Line, address: Address, session: int, numbers: Numbers, forms: _Forms, after: int
+    line: Line,
+    address: Address,
+    session: int,
+    again: Answering,
+    numbers: Numbers,
+    forms: _Forms,
+    after: int,
 ) -> tuple[int, int]:
     """Index what comes behind a position; give how far that is, and how many events it was."""
     by_number, until = {numbers[key][0]: key for key in forms}, after + _PAGE_POSITIONS
@@ -450,7 +456,9 @@ async def _index_page(
         return until, 0
     if len(found) == _PAGE_EVENTS:
         until = found[-1][0]
+    again()
     found = await thawed(line, address.schema, found, FEED, _PAGE_BYTES)
+    again()
     event_of = EventReader(by_number.get).event
     rows = rows_of([event_of(*row) for row in found], forms)
     columns: list[list[Any]] = [

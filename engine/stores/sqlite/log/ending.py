@@ -4,8 +4,9 @@ Rules: a database whose write-ahead log was lost or cut looks like one that was 
 like one that a loss of power has left. So each batch is noted once it is on the disk: the log's id,
 its last position, and what the database's file was then. Who opens a log that ends before that,
 while its database has not been written to since, refuses it: what was acknowledged is gone. A
-backup that was put in its place, or a database that was folded since, is another file, and is
-believed. The note goes with an end in peace. Nothing here is synced, and nothing fails a batch.
+backup that was put in its place, or a database that was folded since, has another time, and is
+believed. A copy that got its former time back cannot be told apart, and is refused. The note goes
+with an end in peace. Nothing here is synced, and nothing fails a batch.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Ending:
     def check(self, connection: Any, *, is_new: bool) -> None:
         """Raise StoreRefused where the log ends before what was noted. Writes nothing.
 
-        One that is new, or of an older schema, has lost more: its tables were noted in it too.
+        One that is new has lost its tables too: they are in the first batch that was noted.
         """
         noted = _read(self._mark.read())
         if noted is None or noted.stamp != self._stamp:
@@ -60,7 +61,8 @@ class Ending:
                 f"{self._path} ends at position {ended}, and position {noted.position} was on the "
                 f"disk when it was last written: the end of {self._path}-wal is lost, though its "
                 f"events were acknowledged. Put that file back as it was, or restore a backup. To "
-                f"go on without these events, remove {self._path}.end. Nothing was changed"
+                f"go on without these events, or if you put an older copy there with its former "
+                f"time, remove {self._path}.end. Nothing was changed"
             )
 
     def note(self, log_id: str, head: Head, stamp: tuple[int, int]) -> None:

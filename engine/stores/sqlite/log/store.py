@@ -133,13 +133,15 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         try:
             files, path = files_of(self._ports), self.path
             check_beside(files, path)
+            # Nothing is known of what another life of this object has seen there.
+            self._known = LogCache(path)
             self._ending = Ending(path, files)
             connection = self._connection = open_writer(files, path)
             set_pragma(connection, "busy_timeout", BUSY_MS)
             version = read_schema_version(connection, path, len(MIGRATIONS))
             wal = read_wal(connection, files, path)
             check_schema(connection, path, version)
-            self._ending.check(connection, is_new=version < len(MIGRATIONS))
+            self._ending.check(connection, is_new=version == 0)
             if version == 0:
                 set_pragma(connection, "page_size", PAGE_BYTES)
             for pragma, value in durable_settings():
@@ -232,10 +234,14 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         self._place = None
         stopped, self._stopped = self._stopped, None
         ending, self._ending = self._ending, None
-        # The last connection to close merges the write-ahead log in and removes it.
-        self._close(connection, merging=stopped is None)
-        if ending is not None:
-            ending.close(in_peace=stopped is None)
+        in_peace = False
+        try:
+            # The last connection to close merges the write-ahead log in and removes it.
+            self._close(connection, merging=stopped is None)
+            in_peace = stopped is None
+        finally:
+            if ending is not None:
+                ending.close(in_peace=in_peace)
 
     def _close(self, connection: Any, *, merging: bool = True) -> None:
         if connection is not None:
