@@ -81,6 +81,29 @@ async def test_no_statement_reads_the_tables_that_came_to_serve_meanwhile(
         assert await asked.query(SumTwice()) == (1, 1)
 
 
+@pytest.mark.parametrize("second", ["sql", "find"])
+async def test_who_looks_on_is_answered_though_what_he_was_to_read_was_dropped_meanwhile(
+    postgres: Server, second: str
+) -> None:
+    store = postgres.url(postgres.new_schema())
+    async with (
+        Engine([Counter], projections=PROJECTIONS, answers=ANSWERS, store=store) as engine,
+        Onlooker(projections=PROJECTIONS, answers=ANSWERS, store=store) as onlooker,
+    ):
+        await add(engine, 1)
+        dropped: list[int] = []
+
+        async def rebuild() -> None:
+            if not dropped:
+                await engine.projections.rebuild("ledger")
+                await until(lambda: not engine.statistics().projectors["ledger"].building)
+                dropped.extend(b.number for b in await engine.projections.drop("ledger"))
+
+        BETWEEN.append(rebuild)
+        assert await onlooker.query(Twice("other", second)) == (1, 1)
+        assert len(dropped) == 1
+
+
 def test_which_names_a_statement_may_mean() -> None:
     names = {"a_rows", "a_Rows2", "rows"}
     assert mentioned('SELECT * FROM "a_Rows2", A_ROWS', names) == ["a_Rows2", "a_rows"]

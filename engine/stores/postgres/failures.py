@@ -42,6 +42,8 @@ _PASSING: Final = ("40001", "40P01", LOCKED)
 """What may be gone in a moment: conflicts with other transactions, and locks that they hold."""
 _OUT_OF_TIME: Final = ("57014",)
 """A statement took longer than an administrator lets it."""
+NO_TABLE: Final = "42P01"
+"""A statement names a table that is not there, or was dropped meanwhile."""
 CANCELED: Final = "57014"
 """A statement took longer than the server lets it, or somebody has ended it there."""
 _NO_ROOM: Final = ("53", "58030")

@@ -13,14 +13,15 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from ....errors import ProjectionUnserved, UsageError
+from ....errors import ProjectionUnserved, StoreFailed, UsageError
 from ....model.conditions import Filter
 from ....model.projection import Dialect, TableDefinition
 from ....model.rows import Scalar
 from ...contract.views import Search, Selected, Selection
-from ..failures import CANCELED, described_failure, sqlstate_of
+from ..failures import CANCELED, NO_TABLE, described_failure, sqlstate_of
 from .link import Link, is_lost_line
 from .marks import numbered_marks
+from .names import quoted
 from .pins import mentioned, pinned
 from .tables import Statement, TableSql
 from .values import bytes_of, values_of
@@ -43,6 +44,11 @@ _LOCKED: Final = (
     "SELECT DISTINCT c.relname::text FROM pg_catalog.pg_locks AS l "
     "JOIN pg_catalog.pg_class AS c ON c.oid = l.relation "
     "WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation'"
+)
+
+_GONE: Final = (
+    "SELECT 1 FROM pg_catalog.unnest($1::text[]) AS real "
+    "WHERE pg_catalog.to_regclass(real) IS NULL LIMIT 1"
 )
 
 
@@ -210,6 +216,13 @@ async def _select(
             why = f"a value is of another type than its mark takes ({type(error).__name__})"
         elif sqlstate_of(error):
             why = described_failure(error)
+            if sqlstate_of(error) == NO_TABLE and await _lacks(reading, statement):
+                raise StoreFailed(
+                    f"a build that views.sql was to read was dropped meanwhile: {why}. Asking "
+                    f"again is safe",
+                    written=False,
+                    passes=True,
+                ) from error
         else:
             raise
         raise UsageError(f"views.sql cannot run this statement: {why}") from error
@@ -228,6 +241,17 @@ async def _select(
             reading.known.clear()
         reading.known[statement] = told._replace(tables=tables)
     return Selected(names, rows, tables)
+
+
+async def _lacks(reading: Reading, statement: str) -> bool:
+    """Tell whether a table that a statement may mean is there no more, but for its snapshot."""
+    names = {*mentioned(statement, frozenset(reading.reals.values()))}
+    reals = [
+        f"{quoted(reading.schema)}.{quoted(real)}"
+        for real, name in reading.reals.items()
+        if name in names
+    ]
+    return bool(await reading.link.run(_GONE, reals))
 
 
 def _told(reading: Reading, statement: str, rows_max: int) -> Known:

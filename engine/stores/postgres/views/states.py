@@ -23,7 +23,7 @@ from ....errors import EngineError, StoreFailed, UsageError
 from ....limits import Limits
 from ....model.projection import ProjectionDefinition, TableDefinition
 from ....model.rows import Scalar
-from ..failures import CANCELED, has_no_room, sqlstate_of
+from ..failures import CANCELED, NO_TABLE, has_no_room, sqlstate_of
 from .link import Link, Place, failed, is_lost_line
 from .queries import SAVED, Known, Reading, TableReads, get_one
 from .stands import Key
@@ -74,10 +74,9 @@ class Source(Protocol):
 class State(TableReads):
     """The views as they were at the first read of one answer, until `end`."""
 
-    is_torn = False
-    """Whether its reads were of two states, which they never are (see `pins`)."""
-
     def __init__(self, states: States) -> None:
+        self.is_torn = False
+        """Whether a table of its state was dropped before it was read: then it is asked again."""
         self.serves = states.serves
         self._states = states
         self._turn = asyncio.Lock()
@@ -136,6 +135,9 @@ class State(TableReads):
                     return await call(reading, *args)
             except BaseException as error:
                 self._is_broken = self._is_broken or not isinstance(error, EngineError)
+                cause = error.__cause__ if isinstance(error, StoreFailed) else error
+                if cause is not None and sqlstate_of(cause) == NO_TABLE:
+                    self.is_torn = True
                 told = self._states.told(error, self.is_too_old)
                 if told is error:
                     raise
