@@ -26,6 +26,7 @@ from ..model.messages import Query, Receipt, position_of
 from ..outside.log_file import LogFile
 from ..outside.onlooker import TOLD_LOOK_SECONDS, Onlooker, OnlookerQuery, Waking
 from ..queries.live import LiveQuery
+from ..runtime.shared_call import SharedCall
 from ..stores.contract.log import Head, LogSource
 from ..telemetry import Observer
 
@@ -199,6 +200,11 @@ class LogWatch:
         """The end of the log, as it was seen last."""
         self.times_back = 0
         """How often that was not there any more at the next look."""
+        self.look = SharedCall(self._look)
+        """See where the log ends now, and whether it is the one that was seen before.
+
+        One look is made at a time: two would count twice that the log went back once.
+        """
 
     @property
     def position(self) -> int:
@@ -210,12 +216,15 @@ class LogWatch:
         """Whether anybody follows the log here; its end is looked for only then."""
         return self._bus.is_followed
 
-    async def look(self) -> None:
-        """See where the log ends now, and whether it is the one that was seen before."""
+    async def _look(self) -> None:
+        """Look, and tell who follows of what changed: nobody else's look finds it changed again."""
         known, found = self._head, await self._log.head()
-        if found != known and not await self._has(known):
+        if found == known:
+            return
+        if not await self._has(known):
             self.times_back += 1
         self._head = found
+        self._bus.miss()
 
     async def _has(self, known: Head) -> bool:
         if not known.position:
@@ -241,7 +250,6 @@ class LogWatch:
                 if seen == changes:
                     rest = min(rest * 2, _REST_MAX)
                     continue
-                before = self.position, self.times_back
                 await self.look()
             except EngineError:
                 rest = _REST_MAX
@@ -249,8 +257,6 @@ class LogWatch:
                 known -= 1  # it has still to be looked for
                 continue  # who reads the log is told himself
             rest, changes = _REST_MIN, seen
-            if (self.position, self.times_back) != before:
-                self._bus.miss()
 
 
 class MemberFeeds(Feeds):
