@@ -183,7 +183,7 @@ class Engine(Calls, Healthy):
             _check_alone(listen, release, share_projections)
         self._check_usable = self._entrance.check
         self.declared, self.aggregates = tuple(projections), tuple(aggregates)
-        self.timed = wiring.timed
+        self.timed, self.streams_of = wiring.timed, wiring.reception.streams_of
 
     @property
     def decisions(self) -> Sequence[Callable[..., Any]]:

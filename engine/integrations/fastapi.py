@@ -24,7 +24,7 @@ async def balance(account_id: str, ask: Ask) -> Balance | None:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
@@ -37,9 +37,8 @@ from ..engine import Engine
 from ..errors import DefinitionError, UsageError
 from ..health.bounds import Health
 from ..limits import KEY_LENGTH_MAX
-from ..model.annotations import fields_of
 from ..model.given import as_instance
-from ..model.messages import Command, Receipt, is_id
+from ..model.messages import Command, Receipt
 from ..model.messages import Query as Question
 from ..write.keys import id_from_key
 from .asgi import check_texts, idempotency_key, receipt_headers
@@ -136,7 +135,8 @@ class Executing:
     """Executes commands for one request; set the endpoint's return type to Receipt, or to None.
 
     An endpoint that gives several commands to one aggregate has a key for each: the request's, and
-    others made of it. `If-Match` is about the first.
+    others made of it. `If-Match` is about the first. A command that raises leaves its key to the
+    next one. Of the two only one can be stored, however often the request is sent.
     """
 
     def __init__(
@@ -149,8 +149,7 @@ class Executing:
             )
         self._engine = engine
         self._response = response
-        self._given: dict[str, int] = {}
-        """Ids of aggregates, and how many commands of this request each has been given."""
+        self._numbers = _Numbers()
         self.principal = principal
         """The principal that asks."""
         self.key = idempotency_key(connection.headers, principal)
@@ -179,34 +178,64 @@ class Executing:
         `deadline` (seconds) and `correlation` are as for `Engine.execute`, which says what is
         raised; EngineMiddleware makes an answer of that.
         """
-        with suppress(TypeError, ValueError):  # the engine says what cannot be encoded
+        with suppress(TypeError, ValueError, RecursionError):  # the engine says what is no JSON
             check_texts(msgspec.json.encode(command))
-        before = self._given_before(command)
-        receipt = await self._engine.execute(
-            command,
-            key=self.key if self.key is None or not before else _another(self.key, before),
-            expected=None if before else self.expected,
-            deadline=deadline,
-            correlation=correlation,
-            principal=self.principal,
-        )
+        streams: Sequence[str] = ()
+        with suppress(UsageError):  # the engine says what is wrong with it
+            streams = self._engine.streams_of(command)
+        number = self._numbers.take(streams)
+        try:
+            receipt = await self._engine.execute(
+                command,
+                key=self.key if self.key is None or number == 1 else _another(self.key, number),
+                expected=self.expected if number == 1 else None,
+                deadline=deadline,
+                correlation=correlation,
+                principal=self.principal,
+            )
+        except BaseException:
+            self._numbers.give_back(number, streams)
+            raise
         self._response.headers.update(receipt_headers(receipt))
         return receipt
 
-    def _given_before(self, command: Command[Any]) -> int:
-        """Give how many commands of this request its aggregates had before; count this one."""
-        is_command = isinstance(cast("object", command), Command)  # else the engine says so
-        fields = fields_of(command.__class__) if is_command else ()
-        ids = {str(getattr(command, field.name)) for field in fields if is_id(field.type)}
-        before = max([self._given.get(each, 0) for each in ids], default=0)
-        self._given.update(dict.fromkeys(sorted(ids), before + 1))
-        return before
+
+class _Numbers:
+    """The numbers of one request's commands: no two for one aggregate have the same at a time.
+
+    A number that was given back is the next to be taken: also while later ones are on their way.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[str, int] = {}
+        """The highest number so far, by stream."""
+        self._left: dict[str, set[int]] = {}
+        """Those below it that were given back."""
+
+    def take(self, streams: Sequence[str]) -> int:
+        """Give the number of a command that names these streams: 1 to the first of all."""
+        last, left = self._last, self._left
+        found = sorted({number for stream in streams for number in left.get(stream, ())})
+        for number in found:
+            if all(number in left.get(s, ()) or number > last.get(s, 0) for s in streams):
+                break
+        else:
+            number = 1 + max([last.get(stream, 0) for stream in streams], default=0)
+        for stream in streams:
+            left.get(stream, set[int]()).discard(number)
+            last[stream] = max(number, last.get(stream, 0))
+        return number
+
+    def give_back(self, number: int, streams: Sequence[str]) -> None:
+        """Let the next command have the number of one that has no receipt."""
+        for stream in streams:
+            self._left.setdefault(stream, set()).add(number)
 
 
-def _another(key: str, before: int) -> str:
+def _another(key: str, number: int) -> str:
     """Give a key for a later command to one aggregate; no client's key has a space."""
-    number = f" {before + 1}"
-    return (key if len(key + number) <= KEY_LENGTH_MAX else id_from_key(key)) + number
+    suffix = f" {number}"
+    return (key if len(key + suffix) <= KEY_LENGTH_MAX else id_from_key(key)) + suffix
 
 
 def executing(principal: Principal = _nobody) -> Callable[..., Executing]:

@@ -146,9 +146,9 @@ class Reception:
     def checked(self, envelope: Envelope, /) -> tuple[Envelope, float | None]:
         """Give an envelope that is its call's own, and the seconds of its deadline; see `send`."""
         command = envelope.command
-        route = self._routes.get(type(command))
+        route = self._routes.get(type(command))  # without a call: once for each command
         if route is None:
-            raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
+            raise self._unhandled(command)
         deadline = envelope.deadline
         seconds = route.seconds if deadline is None else _time_left(deadline)
         own = checked_copy(command)
@@ -171,16 +171,26 @@ class Reception:
         """Give the stream that decides a command, the first of several; raise as `send` does."""
         if command is self._streamed[0]:
             return self._streamed[1]  # whoever sends it on or serves it asks several times
-        route = self._routes.get(type(command))
-        if route is None:
-            raise UsageError(_not_handled(command) + made_twice(type(command), self._routes))
+        route = self._route_of(command)
         handler = route.handler
         if not isinstance(handler, JointHandler):
             stream = f"{route.kind.definition.kind}:{as_id(getattr(command, handler.id_field))}"
             self._streamed = command, stream
             return stream
-        kind, aggregate_id = self._named(command, route)[0]
-        return f"{kind.definition.kind}:{as_id(aggregate_id)}"
+        return self.streams_of(command)[0]
+
+    def streams_of(self, command: Command) -> Sequence[str]:
+        """Give the streams of all aggregates that a command names; raise as `send` does."""
+        return _streams(self._named(command, self._route_of(command)))
+
+    def _route_of(self, command: Command) -> _Route:
+        route = self._routes.get(type(command))
+        if route is None:
+            raise self._unhandled(command)
+        return route
+
+    def _unhandled(self, command: Command) -> UsageError:
+        return UsageError(_not_handled(command) + made_twice(type(command), self._routes))
 
     @property
     def answered(self) -> int:
@@ -229,8 +239,8 @@ class Reception:
         self, named: Sequence[tuple[Kind[Actor], object]], is_another_ones: Callable[[str], bool]
     ) -> None:
         """Have what others own loaded, as what is known of it here is old most often."""
-        streams = [f"{kind.definition.kind}:{as_id(each)}" for kind, each in named]
-        found = [self._directory.resident(stream) for stream in streams if is_another_ones(stream)]
+        streams = [stream for stream in _streams(named) if is_another_ones(stream)]
+        found = [self._directory.resident(stream) for stream in streams]
         self._directory.let_go([actor for actor in found if actor is not None])
 
     def _post(self, mail: Mail, /) -> asyncio.Future[Receipt]:
@@ -257,8 +267,7 @@ class Reception:
                 f"{name} is decided by several aggregates: give expected= by stream, as "
                 f'{{"account:a-1": 3}}, or the `versions` of a former receipt. Nothing was run.'
             )
-        named = self._named(command, route)
-        streams = {f"{kind.definition.kind}:{as_id(each)}" for kind, each in named}
+        streams = {*_streams(self._named(command, route))}
         kinds = self._kinds
         for stream in expected:
             if stream.partition(":")[0] not in kinds or streams.isdisjoint(expected):
@@ -376,6 +385,10 @@ def _routes(kinds: Sequence[Kind[Actor]]) -> dict[type[Command], _Route]:
                 )
             routes[command] = _Route(kind, handler, definition.deadline)
     return routes
+
+
+def _streams(named: Sequence[tuple[Kind[Actor], object]]) -> list[str]:
+    return [f"{kind.definition.kind}:{as_id(each)}" for kind, each in named]
 
 
 def _check_resources(kind: Kind[Actor], handler: CommandHandler) -> None:

@@ -1,0 +1,300 @@
+"""Several commands of one keyed request to FastAPI: each has a key, and nothing is done twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from engine import (
+    Aggregate,
+    Command,
+    Engine,
+    Event,
+    Id,
+    KeyReused,
+    OutcomeUnknown,
+    Receipt,
+    Rejected,
+    To,
+    WrongVersion,
+    applies,
+    decides,
+    handles,
+)
+from engine.integrations.asgi import EngineMiddleware
+from engine.integrations.fastapi import Execute, RunningEngine, engine_lifespan
+
+
+class Reserve(Command):
+    show_id: Id
+
+
+class Free(Command):
+    show_id: Id
+
+
+class Wait(Command):
+    show_id: Id
+    who: str = "ann"
+
+
+class Note(Command):
+    show_id: Id
+    parts: list[Any] = []
+
+
+class Reserved(Event, name="reserved"):
+    pass
+
+
+class Freed(Event, name="freed"):
+    pass
+
+
+class Waits(Event, name="waits"):
+    who: str
+
+
+class Show(Aggregate, kind="show"):
+    is_full: bool = True
+
+    @handles
+    def reserve(self, command: Reserve) -> Reserved:
+        if self.is_full:
+            raise Rejected("full", "there is no seat")
+        return Reserved()
+
+    @handles
+    def free(self, command: Free) -> Freed:
+        return Freed()
+
+    @handles
+    def wait(self, command: Wait) -> Waits:
+        return Waits(command.who)
+
+    @handles
+    def note(self, command: Note) -> Freed:
+        return Freed()
+
+    @applies
+    def reserved(self, event: Reserved) -> None:
+        self.is_full = True
+
+    @applies
+    def freed(self, event: Freed) -> None:
+        self.is_full = False
+
+    @applies
+    def waits(self, event: Waits) -> None:
+        pass
+
+
+class Applaud(Command):
+    fan_id: Id
+
+
+class Applauded(Event, name="applauded"):
+    pass
+
+
+class Fan(Aggregate, kind="fan"):
+    @handles
+    def applaud(self, command: Applaud) -> Applauded:
+        return Applauded()
+
+    @applies
+    def applauded(self, event: Applauded) -> None:
+        pass
+
+
+class CloseAll(Command):
+    first: Id | None
+    shows: list[Id]
+
+
+@decides
+def close_all(command: CloseAll, first: Show | None, shows: list[Show]) -> list[To[Reserved]]:
+    return [To(show, Reserved()) for show in (first, *shows) if show is not None]
+
+
+def make_engine() -> Engine:
+    return Engine([Show, Fan], decisions=[close_all])
+
+
+app = FastAPI(lifespan=engine_lifespan(make_engine))
+app.add_middleware(EngineMiddleware)
+SHOW = "s-1"
+
+
+@app.post("/seat")
+async def seat(execute: Execute) -> Receipt:
+    try:
+        return await execute(Reserve(SHOW))
+    except Rejected:
+        return await execute(Wait(SHOW))
+
+
+@app.post("/seat-again")
+async def seat_that_knows_repetitions(execute: Execute) -> Receipt:
+    try:
+        return await execute(Reserve(SHOW))
+    except (Rejected, KeyReused):
+        await execute(Wait(SHOW))
+        return await execute(Wait(SHOW))
+
+
+@app.post("/seat-anyhow")
+async def seat_whatever_is_said(execute: Execute) -> Receipt:
+    try:
+        return await execute(Reserve(SHOW))
+    except (Rejected, WrongVersion):
+        return await execute(Wait(SHOW))
+
+
+@app.post("/seat-beside")
+async def seat_beside_another_command(execute: Execute) -> Receipt:
+    tried, _ = await asyncio.gather(
+        execute(Reserve(SHOW)), execute(Wait(SHOW)), return_exceptions=True
+    )
+    if isinstance(tried, Receipt):
+        return tried
+    if isinstance(tried, KeyReused):
+        raise tried
+    return await execute(Wait(SHOW, "bob"))
+
+
+@app.post("/fan")
+async def close_and_applaud(execute: Execute) -> Receipt:
+    await execute(Free(SHOW))
+    return await execute(Applaud(SHOW))
+
+
+@app.post("/all")
+async def close_many(execute: Execute, beside: str, first: str | None = None) -> Receipt:
+    await execute(Wait(beside))
+    await execute(CloseAll(first, ["s-2"]))
+    return await execute(Wait(beside))
+
+
+@app.post("/notes")
+async def note(execute: Execute) -> Receipt:
+    parts: list[Any] = []
+    for _ in range(100_000):
+        parts = [parts]
+    return await execute(Note(SHOW, parts))
+
+
+@app.post("/lost")
+async def told_that_nobody_knows(execute: Execute, engine: RunningEngine) -> Receipt:
+    run = engine.execute
+
+    async def loses(*given: Any, **options: Any) -> Any:
+        await run(*given, **options)
+        raise OutcomeUnknown("the connection to the owner is gone")
+
+    engine.execute = loses  # type: ignore[method-assign]
+    try:
+        return await execute(Wait(SHOW))
+    except OutcomeUnknown:
+        engine.execute = run  # type: ignore[method-assign]
+        return await execute(Wait(SHOW))
+
+
+@pytest.fixture
+async def client() -> AsyncGenerator[httpx.AsyncClient]:
+    made = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+    async with app.router.lifespan_context(app), made:
+        yield made
+
+
+async def post(client: httpx.AsyncClient, path: str, **headers: str) -> httpx.Response:
+    return await client.post(path, headers={"Idempotency-Key": "k", **headers})
+
+
+async def stored(kind: type[Aggregate] = Show, aggregate_id: str = SHOW) -> list[tuple[str, Any]]:
+    engine: Engine = app.state.foldline_engine
+    page = await engine.history(kind, aggregate_id)
+    return [(logged.name, logged.meta.key) for logged in page.events]
+
+
+async def free_a_seat() -> None:
+    await app.state.foldline_engine.execute(Free(SHOW))
+
+
+async def test_of_a_command_and_its_fallback_a_repeated_request_does_one(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await post(client, "/seat")
+    await free_a_seat()
+    again = await post(client, "/seat")
+
+    assert (first.status_code, again.status_code) == (200, 422)
+    assert again.json()["code"] == "key-reused"
+    assert await stored() == [("waits", "k"), ("freed", None)]
+
+
+async def test_a_fallback_that_knows_repetitions_gives_the_first_answers(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await post(client, "/seat-again")
+    await free_a_seat()
+    again = await post(client, "/seat-again")
+
+    assert first.json() == again.json()
+    assert await stored() == [("waits", "k"), ("waits", "k 2"), ("freed", None)]
+
+
+async def test_a_key_goes_to_the_fallback_though_a_later_one_is_used(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await post(client, "/seat-beside")
+    await free_a_seat()
+    again = await post(client, "/seat-beside")
+
+    assert (first.status_code, again.status_code) == (200, 422)
+    assert await stored() == [("waits", "k 2"), ("waits", "k"), ("freed", None)]
+
+
+async def test_what_nobody_knows_of_is_sent_again_with_its_key(client: httpx.AsyncClient) -> None:
+    assert (await post(client, "/lost")).status_code == 200
+    assert await stored() == [("waits", "k")]
+
+
+async def test_a_fallback_is_refused_too_where_a_newer_version_is(
+    client: httpx.AsyncClient,
+) -> None:
+    late = await post(client, "/seat-anyhow", **{"If-Match": '"3"'})
+    fine = await post(client, "/seat-anyhow", **{"If-None-Match": "*"})
+
+    assert (late.status_code, fine.status_code) == (412, 200)
+    assert await stored() == [("waits", "k")]
+
+
+async def test_aggregates_of_two_kinds_with_one_id_have_the_request_s_own_key(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await post(client, "/fan")).status_code == 200
+    assert [*await stored(), *await stored(Fan)] == [("freed", "k"), ("applauded", "k")]
+
+
+@pytest.mark.parametrize("query", ["beside=s-2", "beside=s-2&first=s-1", "beside=s-1&first=s-1"])
+async def test_a_joint_command_has_a_key_of_its_own_beside_others_of_its_aggregates(
+    client: httpx.AsyncClient, query: str
+) -> None:
+    answers = [await post(client, "/all?" + query) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    names = [name for each in ("s-1", "s-2") for name, _ in await stored(Show, each)]
+    assert sorted(names) == ["reserved"] * (2 if "first" in query else 1) + ["waits"] * 2
+
+
+async def test_a_command_that_is_too_deep_is_told_by_the_engine(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await post(client, "/notes")).status_code == 422
