@@ -82,8 +82,9 @@ class Waking:
         self._seen.add(name)
         try:
             time = await self._next_timer(name)
-        except EngineError as error:
-            self._logger.warning("the timers of tenant %s are read later: %s", name, error)
+        except (EngineError, OSError) as error:
+            text = "the timers of tenant %s are read later: %s"
+            self._logger.warning(text, name, described(error))
             time = self._again(name)
         if time is not None:
             self._wake_at(time, name)

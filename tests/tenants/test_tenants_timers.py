@@ -10,6 +10,7 @@ import pytest
 
 from engine import Engine, Ports, Tenants
 from engine.tenants import waking
+from engine.tenants.names import FolderStores
 from engine.testing.scenario import ManualClock
 from tests.support.postgres import Server
 from tests.support.waiting import until
@@ -84,6 +85,26 @@ async def test_those_that_nobody_has_opened_yet_are_woken_too(tmp_path: Path) ->
     async with tenants_of(tmp_path, clock) as tenants:
         await until(lambda: len(runs) == 2)
     assert fired() == ["blue", "green"]
+
+
+async def test_a_file_that_may_not_be_looked_for_keeps_no_other_tenant_asleep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a system says to who has no right to a folder; a test that runs as root has each."""
+    clock, is_there = ManualClock(START), FolderStores.is_there
+
+    def refused(stores: FolderStores, name: str) -> bool:
+        if name == "amber":
+            raise PermissionError(13, "Permission denied")
+        return is_there(stores, name)
+
+    async with tenants_of(tmp_path, clock, fire_timers=False) as tenants:
+        await switched_on(tenants, "amber", "blue")
+    clock.advance(3_600)
+    monkeypatch.setattr(FolderStores, "is_there", refused)
+    async with tenants_of(tmp_path, clock) as tenants:
+        await until(lambda: fired() == ["blue"])
+    assert "the timers of tenant amber are read later: PermissionError" in caplog.text
 
 
 async def test_without_the_option_a_closed_tenant_waits(tmp_path: Path) -> None:
