@@ -23,6 +23,7 @@ from engine.stores.postgres.views.pins import mentioned
 from tests.queries.ledger import BETWEEN, Ledger, Mirror, Twice, add, total_now, twice
 from tests.support.counters import Added, Counter
 from tests.support.postgres import Server
+from tests.support.postgres import asked as on_server
 from tests.support.waiting import until
 
 
@@ -102,6 +103,54 @@ async def test_who_looks_on_is_answered_though_what_he_was_to_read_was_dropped_m
         BETWEEN.append(rebuild)
         assert await onlooker.query(Twice("other", second)) == (1, 1)
         assert len(dropped) == 1
+
+
+class Around(Query[tuple[Any, Any]]):
+    """Reads by the plain name, and then past it: with its schema before it, or by a view."""
+
+    table: str
+
+
+@answers
+async def around(query: Around, views: Views) -> tuple[Any, Any]:
+    first = await views.sql("SELECT coalesce(sum(sum), 0)::bigint FROM sums_rows")
+    for call in BETWEEN:
+        await call()
+    read = f"SELECT coalesce(sum(sum), 0)::bigint FROM {query.table}"
+    return first[0][0], (await views.sql(read))[0][0]
+
+
+@pytest.mark.parametrize("from_outside", [False, True])
+async def test_an_answer_that_reads_what_came_to_serve_meanwhile_is_asked_again(
+    postgres: Server, from_outside: bool
+) -> None:
+    schema = postgres.new_schema()
+    store, given = postgres.url(schema), [*ANSWERS, around]
+    async with (
+        Engine([Counter], projections=PROJECTIONS, answers=given, store=store) as engine,
+        Onlooker(projections=PROJECTIONS, answers=given, store=store) as onlooker,
+    ):
+        await add(engine, 1)
+        asked = onlooker if from_outside else engine
+        where = "viewname = 'sums_rows' AND schemaname LIKE $1"
+        found = await on_server(
+            postgres, f"SELECT schemaname FROM pg_views WHERE {where}", f"{schema}%"
+        )
+        plain = f'"{found[0][0]}".sums_rows'
+        await on_server(postgres, f'CREATE VIEW "{found[0][0]}".mine AS SELECT sum FROM {plain}')
+        times: list[int] = []
+
+        async def rebuild() -> None:
+            times.append(1)
+            if len(times) == 1:
+                await engine.projections.rebuild("sums")
+                await until(lambda: not engine.statistics().projectors["sums"].building)
+
+        BETWEEN.append(rebuild)
+        for table in (plain, "mine", plain, "mine"):  # twice: then what it reads is known
+            times.clear()
+            assert await asked.query(Around(table)) == (1, 1)
+            assert len(times) == 2
 
 
 def test_which_names_a_statement_may_mean() -> None:

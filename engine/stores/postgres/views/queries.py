@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from ....errors import ProjectionUnserved, StoreFailed, UsageError
+from ....errors import ProjectionUnserved, UsageError
 from ....model.conditions import Filter
 from ....model.projection import Dialect, TableDefinition
 from ....model.rows import Scalar
@@ -26,7 +26,7 @@ from .pins import mentioned, pinned
 from .tables import Statement, TableSql
 from .values import bytes_of, values_of
 
-__all__ = ["Known", "Reading", "TableReads", "get_all", "get_one", "readable"]
+__all__ = ["Known", "Reading", "TableReads", "Torn", "get_all", "get_one", "readable"]
 
 T = TypeVar("T")
 
@@ -39,17 +39,40 @@ _GIVES_ROWS: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _BOUNDED: Final = "SELECT * FROM (\n"
+_WORDS: Final = re.compile(r"\w+")
 _EXPLAINS: Final = re.compile(r"\s*(EXPLAIN|SHOW)\b", re.IGNORECASE)
 _LOCKED: Final = (
-    "SELECT DISTINCT c.relname::text FROM pg_catalog.pg_locks AS l "
-    "JOIN pg_catalog.pg_class AS c ON c.oid = l.relation "
+    "SELECT DISTINCT c.relname::text, c.oid IS NULL OR (c.relkind = 'v' "
+    "AND c.relnamespace <> 'pg_catalog'::pg_catalog.regnamespace) FROM pg_catalog.pg_locks AS l "
+    "LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.relation "
     "WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation'"
 )
 
+_SHOWN_SINCE: Final = (
+    "WITH locked AS (SELECT DISTINCT l.relation AS oid FROM pg_catalog.pg_locks AS l "
+    "JOIN pg_catalog.pg_database AS d ON d.oid = l.database "
+    "WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' "
+    "AND d.datname = pg_catalog.current_database()), "
+    "shown AS (SELECT p.refobjid FROM pg_catalog.pg_depend AS p "
+    "JOIN pg_catalog.pg_rewrite AS r ON r.oid = p.objid JOIN locked AS v ON v.oid = r.ev_class "
+    "WHERE p.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass "
+    "AND p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) "
+    "SELECT 1 FROM locked AS l LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.oid "
+    "LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace "
+    "WHERE c.oid IS NULL OR (c.relkind = 'r' AND n.nspname = $1 "
+    "AND c.relname ~ '_[0-9a-f]{8}_b[0-9]+$' AND c.relname <> ALL ($2::text[]) "
+    "AND c.oid NOT IN (SELECT s.refobjid FROM shown AS s)) LIMIT 1"
+)
+"""A build's table that was read through a view which did not show it in the snapshot, or one that
+is newer: catalogs are read as they were then."""
 _GONE: Final = (
     "SELECT 1 FROM pg_catalog.unnest($1::text[]) AS real "
     "WHERE pg_catalog.to_regclass(real) IS NULL LIMIT 1"
 )
+
+
+class Torn(Exception):
+    """The answer must be asked again, in another snapshot; the text says why."""
 
 
 class Known(NamedTuple):
@@ -63,6 +86,8 @@ class Known(NamedTuple):
     """Which views it may mean."""
     tables: frozenset[str] = frozenset()
     """What it reads."""
+    by_views: bool = True
+    """Whether it may read through a view, which others may let show another table."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -197,7 +222,7 @@ async def _select(
 ) -> Selected:
     """Run a user's statement; give the names of its columns, its rows, and what it reads."""
     known = reading.known.get(statement)
-    before = frozenset[str]() if known is not None else await _locked(reading)
+    before = frozenset[str]() if known is not None else (await _locked(reading))[0]
     try:
         told = _told(reading, statement, rows_max) if known is None else known
         if told.marks != len(parameters):
@@ -217,11 +242,8 @@ async def _select(
         elif sqlstate_of(error):
             why = described_failure(error)
             if sqlstate_of(error) == NO_TABLE and await _lacks(reading, statement):
-                raise StoreFailed(
-                    f"a build that views.sql was to read was dropped meanwhile: {why}. Asking "
-                    f"again is safe",
-                    written=False,
-                    passes=True,
+                raise Torn(
+                    f"a build that views.sql was to read was dropped meanwhile: {why}"
                 ) from error
         else:
             raise
@@ -232,14 +254,15 @@ async def _select(
         )
     if bytes_of(rows, range(len(names))) > reading.bytes_max:
         raise _too_large("a statement in views.sql", reading.bytes_max)
-    if known is not None:
-        return Selected(names, rows, known.tables)
-    tables = await _locked(reading)
+    tables, by_views = (known.tables, known.by_views) if known else await _locked(reading)
+    meant = [*reading.reals, *_WORDS.findall(statement)]
+    if by_views and await reading.link.run(_SHOWN_SINCE, reading.schema, meant):
+        raise Torn("a view that views.sql has read shows another build by now")
     # Where others of its answer had locked some, it may be said to read these too.
-    if not before:
+    if known is None and not before:
         if len(reading.known) >= _STATEMENTS_MAX:
             reading.known.clear()
-        reading.known[statement] = told._replace(tables=tables)
+        reading.known[statement] = told._replace(tables=tables, by_views=by_views)
     return Selected(names, rows, tables)
 
 
@@ -280,7 +303,11 @@ def readable(statement: str, rows_max: int) -> tuple[str, int]:
     return query, count
 
 
-async def _locked(reading: Reading) -> frozenset[str]:
-    """Give the views' own tables that the transaction has read so far, as they are declared."""
-    locked = [name for (name,) in await reading.link.run(_LOCKED)]
-    return frozenset(reading.reals[name] for name in locked if name in reading.reals)
+async def _locked(reading: Reading) -> tuple[frozenset[str], bool]:
+    """Give the views' own tables that the transaction has read so far, as they are declared.
+
+    And whether it has read any view of the server's.
+    """
+    locked = await reading.link.run(_LOCKED)
+    own = frozenset(reading.reals[name] for name, _ in locked if name in reading.reals)
+    return own, any(is_view for _, is_view in locked)

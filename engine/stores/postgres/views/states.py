@@ -25,7 +25,7 @@ from ....model.projection import ProjectionDefinition, TableDefinition
 from ....model.rows import Scalar
 from ..failures import CANCELED, NO_TABLE, has_no_room, sqlstate_of
 from .link import Link, Place, failed, is_lost_line
-from .queries import SAVED, Known, Reading, TableReads, get_one
+from .queries import SAVED, Known, Reading, TableReads, Torn, get_one
 from .stands import Key
 from .tables import TableSql
 from .together import AT_WORK_MAX, KEPT_MAX, Group, Together
@@ -76,7 +76,7 @@ class State(TableReads):
 
     def __init__(self, states: States) -> None:
         self.is_torn = False
-        """Whether a table of its state was dropped before it was read: then it is asked again."""
+        """Whether other builds came to serve, or were dropped, before it had read its own."""
         self.serves = states.serves
         self._states = states
         self._turn = asyncio.Lock()
@@ -135,8 +135,7 @@ class State(TableReads):
                     return await call(reading, *args)
             except BaseException as error:
                 self._is_broken = self._is_broken or not isinstance(error, EngineError)
-                cause = error.__cause__ if isinstance(error, StoreFailed) else error
-                if cause is not None and sqlstate_of(cause) == NO_TABLE:
+                if isinstance(error, Torn) or sqlstate_of(error) == NO_TABLE:
                     self.is_torn = True
                 told = self._states.told(error, self.is_too_old)
                 if told is error:
@@ -402,6 +401,9 @@ class States:
             return StoreFailed(
                 f"the views in {self._place.name} were closed during a query", written=False
             )
+        if isinstance(error, Torn):
+            why = f"{error}: this answer is not of one state. Asking again is safe"
+            return StoreFailed(why, written=False, passes=True)
         late = is_too_old and isinstance(error, TimeoutError | asyncio.CancelledError)
         if late or sqlstate_of(error) == CANCELED:
             return self.too_old()
