@@ -24,7 +24,7 @@ from functools import partial
 from math import inf
 from os import PathLike
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -42,6 +42,8 @@ from .names import check_name, stores_of
 from .waking import Waking
 
 __all__ = ["Tenants", "TenantsStatistics"]
+
+T = TypeVar("T")
 
 _OPENINGS_AT_ONCE: Final = 8
 _OPENING_SECONDS: Final = 5.0
@@ -234,7 +236,7 @@ class Tenants:
 
     async def names(self) -> Sequence[str]:
         """Give the names of all tenants that have a file or a schema with a log, sorted."""
-        return await self._usable().run(self._stores.names)
+        return await self._asked(self._stores.names)
 
     def statistics(self) -> TenantsStatistics:
         """Give the numbers as they are now."""
@@ -257,15 +259,30 @@ class Tenants:
                 "these Tenants were entered in another event loop: of another thread, or of the "
                 "process that this one was forked from. Enter new ones here. Nothing was done"
             )
+        self._check_open()
+        return self._worker
+
+    def _check_open(self) -> None:
         if self._is_ending:
             raise Closed("the tenants are closed: nothing was done")
-        return self._worker
+
+    async def _asked(self, call: Callable[[], T]) -> T:
+        """Run a call in the thread; one whose turn comes behind the end is refused.
+
+        Each may wait for a server that has gone, and the end waits for all.
+        """
+
+        def in_turn() -> T:
+            self._check_open()
+            return call()
+
+        return await self._usable().run(in_turn)
 
     async def _take(self, name: str, *, create: bool) -> _Tenant:
         """Give a tenant whose engine is open, noted as used once more."""
         url, is_known = self._stores.url(name), create
         while True:
-            worker = self._usable()
+            self._usable()
             tenant = self._tenants.get(name)
             if tenant is not None and tenant.running is not None and tenant.running.failed:
                 # It has ended by itself. Who uses it is told so by its answers.
@@ -275,7 +292,7 @@ class Tenants:
                 await asyncio.wait([closing])
                 continue
             if tenant is None and not is_known:
-                is_known = await worker.run(self._stores.is_there, name)
+                is_known = await self._asked(partial(self._stores.is_there, name))
                 if not is_known:
                     raise InvalidInput("there is no such tenant, and none was made")
                 continue
@@ -432,11 +449,11 @@ class Tenants:
             with open_backend(url).outside(ports).log_reader() as log:
                 return log.next_timer() if isinstance(log, TellsNextTimer) else None
 
-        return await self._usable().run(look)
+        return await self._asked(look)
 
     async def _wake(self, name: str) -> None:
         """Open a tenant, and use it until none of its timers is due; leave one that is gone."""
-        if not await self._usable().run(self._stores.is_there, name):
+        if not await self._asked(partial(self._stores.is_there, name)):
             return
         tenant, clock = await self._take(name, create=False), self._ports.clock
         begun, left = clock.monotonic(), 0.0

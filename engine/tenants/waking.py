@@ -82,6 +82,8 @@ class Waking:
         self._seen.add(name)
         try:
             time = await self._next_timer(name)
+        except Closed:
+            raise
         except (EngineError, OSError) as error:
             text = "the timers of tenant %s are read later: %s"
             self._logger.warning(text, name, described(error))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
-from engine import Engine, Tenants
+from engine import Closed, Engine, Tenants
 from engine.runtime.safely import HostFailed
 from engine.tenants import tenants as module
+from engine.tenants.names import FolderStores
 from tests.support.counters import Add, Counter
 from tests.support.waiting import until
 
@@ -70,3 +72,32 @@ async def test_code_that_exits_ends_only_its_own_tenant(tmp_path: Path) -> None:
             await add(tenants, "gone")
         assert await add(tenants, "quick") == 1
         assert tenants.statistics().refused == 1
+
+
+async def test_the_end_does_not_wait_for_what_was_queued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has gone is asked for each tenant that somebody wants, one after the other."""
+    answers, asked = threading.Event(), list[str]()
+
+    def is_there(_: FolderStores, name: str) -> bool:
+        asked.append(name)
+        answers.wait(60)
+        return False
+
+    async def use(tenants: Tenants, name: str) -> None:
+        async with tenants.engine(name):
+            pass
+
+    monkeypatch.setattr(FolderStores, "is_there", is_there)
+    tenants = Tenants(World(), folder=tmp_path)
+    await tenants.__aenter__()
+    callers = [asyncio.create_task(use(tenants, f"t{n}")) for n in range(4)]
+    await until(lambda: asked)
+    ending = asyncio.create_task(tenants.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    answers.set()
+    await ending
+    _, *refused = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(answer) for answer in refused] == [Closed] * 3
+    assert asked == ["t0"]
