@@ -380,7 +380,7 @@ _MIGRATIONS: Final = {
 _KNOWN: Final[dict[str, Statement]] = {
     "c5537853": _at_once(_settings),
     "fd507c35": _at_once(_no_guard_missing),
-    "19744a89": _at_once(_no_guard_missing),
+    "b87d5d00": _at_once(_no_guard_missing),
     "e05d9e23": _at_once(_exists),
     "d67eddae": _at_once(_version),
     "aca89d01": _at_once(_log_id),
