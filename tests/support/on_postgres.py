@@ -50,6 +50,9 @@ _LEFT_OUT: Final = {
     "test_an_answer_that_has_seen_two_states_is_asked_again": _IN_MEMORY,
     "test_an_answer_that_never_sees_one_state_is_given_all_the_same": _IN_MEMORY,
     "test_in_memory_writes_wait_for_an_answer_that_saw_two_states_twice": _IN_MEMORY,
+    "test_in_memory_a_read_whose_answer_has_ended_holds_no_write_up": _IN_MEMORY,
+    "test_in_memory_answers_beside_each_other_see_one_state_each": _IN_MEMORY,
+    "test_in_memory_an_answer_has_as_long_as_one_state_may_be_read": _IN_MEMORY,
 }
 _ended: Final = ExitStack()
 _servers: list[Server] = []

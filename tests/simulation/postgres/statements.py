@@ -379,8 +379,7 @@ _MIGRATIONS: Final = {
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
     "c5537853": _at_once(_settings),
-    "fd507c35": _at_once(_no_guard_missing),
-    "b87d5d00": _at_once(_no_guard_missing),
+    "213e084a": _at_once(_no_guard_missing),
     "e05d9e23": _at_once(_exists),
     "d67eddae": _at_once(_version),
     "aca89d01": _at_once(_log_id),

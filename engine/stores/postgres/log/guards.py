@@ -15,7 +15,7 @@ from typing import Final
 from ....errors import StoreRefused
 from ..driver import Connection
 
-__all__ = ["acting_strangers", "check_guards", "missing_guards", "unfinished"]
+__all__ = ["check_guards", "look_at_guards", "unfinished"]
 
 INDEXES: Final = (
     "about_pkey",
@@ -45,24 +45,6 @@ TRIGGERS: Final = (
     "timers_are_kept",
 )
 """Those of the newest version."""
-_NAMED: Final = 3
-"""Of what is missing, in a message."""
-# An index that is being built, or whose building failed, is not valid. A trigger that is disabled
-# is "D", and one for replicas alone "R".
-_MISSING: Final = """
-SELECT 'the index ' || w.name FROM unnest($2::text[]) AS w(name) WHERE NOT EXISTS (
-    SELECT 1 FROM pg_catalog.pg_index i
-    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = w.name AND i.indisunique AND i.indisvalid)
-UNION ALL
-SELECT 'the trigger ' || w.name FROM unnest($3::text[]) AS w(name) WHERE NOT EXISTS (
-    SELECT 1 FROM pg_catalog.pg_trigger t
-    JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND t.tgname = w.name AND t.tgenabled IN ('O', 'A'))
-"""
-
 _TABLES: Final = (
     "about",
     "claims",
@@ -74,39 +56,53 @@ _TABLES: Final = (
     "timers",
 )
 """Those that a trigger of somebody else's must not stand before."""
-# Of a trigger's type, 1 is for each row, and 2 before it. One that comes after sees what is there.
-_ACTING: Final = """
-SELECT 'the trigger ' || t.tgname || ' before rows of ' || c.relname
+_NAMED: Final = 3
+"""Of what is missing, in a message."""
+# An index that is being built, or whose building failed, is not valid. A trigger that is disabled
+# is "D", and one for replicas alone "R". Of a trigger's type, 1 is for each row, and 2 before it:
+# one that comes after sees what is there. All is one question, for whose answer each start waits.
+_LOOK: Final = """
+SELECT true, 'the index ' || w.name FROM unnest($2::text[]) AS w(name) WHERE NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relname = w.name AND i.indisunique AND i.indisvalid)
+UNION ALL
+SELECT true, 'the trigger ' || w.name FROM unnest($3::text[]) AS w(name) WHERE NOT EXISTS (
+    SELECT 1 FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND t.tgname = w.name AND t.tgenabled IN ('O', 'A'))
+UNION ALL
+SELECT false, 'the trigger ' || t.tgname || ' before rows of ' || c.relname
     FROM pg_catalog.pg_trigger t
     JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND t.tgname <> ALL($3::text[])
+    WHERE n.nspname = $1 AND c.relname = ANY($4::text[]) AND t.tgname <> ALL($3::text[])
         AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3
 UNION ALL
-SELECT 'the rule ' || r.rulename || ' of ' || c.relname FROM pg_catalog.pg_rewrite r
+SELECT false, 'the rule ' || r.rulename || ' of ' || c.relname FROM pg_catalog.pg_rewrite r
     JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND r.ev_enabled IN ('O', 'A')
+    WHERE n.nspname = $1 AND c.relname = ANY($4::text[]) AND r.ev_enabled IN ('O', 'A')
 """
 
 
-async def missing_guards(connection: Connection, schema: str) -> Sequence[str]:
-    """Give what a log of the newest version lacks, as people call it."""
-    return sorted(row[0] for row in await connection.fetch(_MISSING, schema, INDEXES, TRIGGERS))
-
-
-async def acting_strangers(connection: Connection, schema: str) -> Sequence[str]:
-    """Give what of others can drop or change a row before it is written, as people call it."""
-    return sorted(row[0] for row in await connection.fetch(_ACTING, schema, _TABLES, TRIGGERS))
+async def look_at_guards(
+    connection: Connection, schema: str
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Name what a log of the newest version lacks, and what of others can drop or change a row."""
+    rows = await connection.fetch(_LOOK, schema, INDEXES, TRIGGERS, _TABLES)
+    missing = sorted(name for is_missing, name in rows if is_missing)
+    return missing, sorted(name for is_missing, name in rows if not is_missing)
 
 
 async def check_guards(connection: Connection, schema: str) -> None:
     """Raise StoreRefused where it lacks any, or where what is written may not be what is stored."""
-    missing = await missing_guards(connection, schema)
+    missing, acting = await look_at_guards(connection, schema)
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise unfinished(schema, ", ".join(missing[:_NAMED]) + more)
-    acting = await acting_strangers(connection, schema)
     if acting:
         raise StoreRefused(
             f"the schema {schema} has {', '.join(acting[:_NAMED])}: it can drop or change what an "

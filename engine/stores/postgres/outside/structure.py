@@ -14,7 +14,7 @@ from typing import Final
 from ....errors import EngineError
 from ...contract.verifying import Finding, Report
 from ..log.cold_sql import cold_schema
-from ..log.guards import acting_strangers, missing_guards
+from ..log.guards import look_at_guards
 from ..log.schema import MIGRATIONS
 from ..views.link import Link, Place
 from ..views.schema import check_schema, has_views
@@ -90,11 +90,12 @@ class PostgresStructure:
         """Name what keeps the log whole, and is not there; an earlier release's had less."""
         ((version,),) = await link.run(self._place.address.sql(_VERSION))
         if version == len(MIGRATIONS):
-            schema = self._place.log_schema
-            for name in await missing_guards(link.line.connection, schema):
+            there = link.line.connection, self._place.log_schema
+            missing, acting = await look_at_guards(*there)
+            for name in missing:
                 text = f"{name} is missing or disabled: no engine opens the log without it"
                 report(Finding("schema", text, name=name))
-            for name in await acting_strangers(link.line.connection, schema):
+            for name in acting:
                 text = f"{name} can drop or change what is written: no engine opens the log with it"
                 report(Finding("schema", text, name=name))
 
