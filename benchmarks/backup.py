@@ -187,7 +187,8 @@ async def _repeated(name: str, path: Path, folder: Path) -> AsyncGenerator[None]
             try:
                 status = await process.wait()
             except asyncio.CancelledError:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
+                    process.kill()
                 await process.wait()
                 raise
             if status != 0:
