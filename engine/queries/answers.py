@@ -21,7 +21,6 @@ from ..errors import InvalidInput, Overloaded, ProjectionLag, ProjectionUnserved
 from ..limits import Limits
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt, instead_text, position_of
-from ..model.projection import ProjectionDefinition
 from ..runtime.within import within
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
@@ -29,6 +28,7 @@ from ..stores.contract.views import ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan
 from .declared import AnswerDefinition, answers_of, check_awaited, judged
 from .inside import ViewsFor, answering, views_inside
+from .notes import Projected
 from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "Answers", "Followed"]
@@ -42,23 +42,8 @@ HOLDING: Final = (0, 0, 0.5)
 seconds writes wait for each try at most. For the last one it is `Limits.state_seconds`."""
 
 
-class Followed(Protocol):
+class Followed(Projected, Protocol):
     """A projection at work, as far as a query is concerned."""
-
-    @property
-    def definition(self) -> ProjectionDefinition:
-        """What it is."""
-        ...
-
-    @property
-    def position(self) -> int:
-        """Position of the last event that queries can see."""
-        ...
-
-    @property
-    def resets(self) -> int:
-        """Another number whenever what queries saw was taken back in between."""
-        ...
 
     @property
     def state(self) -> str:

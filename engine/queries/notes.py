@@ -36,7 +36,7 @@ class Projected(Protocol):
 
     @property
     def resets(self) -> int:
-        """See `Followed.resets`."""
+        """Another number whenever what queries saw was taken back in between."""
         ...
 
     def shows(self, part: Part) -> bool:

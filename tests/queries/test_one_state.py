@@ -32,7 +32,7 @@ from tests.queries.ledger import (
     views_of,
 )
 from tests.support.counters import Add, Counter
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 
 async def test_what_an_answer_reads_is_of_one_state(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ async def test_in_memory_a_read_whose_answer_has_ended_holds_no_write_up() -> No
         holds, left = views.state(holding=10), views.state(holding=10)
         await holds.sql("SELECT 1", (), 1)
         straggler = asyncio.ensure_future(left.sql("SELECT 1", (), 1))
-        await asyncio.sleep(0.05)
+        await settle()
         left.end()
         assert not straggler.done()
         holds.end()

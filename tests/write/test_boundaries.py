@@ -30,6 +30,7 @@ from engine.stores.contract.log import AppendRequest, Batch, Write
 from engine.stores.contract.tags import Unchanged
 from engine.stores.memory import MemoryStore
 from tests.support.held_store import HeldStore, not_written, unknown
+from tests.support.waiting import settle
 from tests.write import courses
 from tests.write.courses import (
     GATE,
@@ -339,7 +340,7 @@ async def test_a_slow_decision_is_decided_anew() -> None:
     async with school() as engine:
         await engine.execute(Offer("c", 1))
         slow = asyncio.ensure_future(engine.execute(SlowlyEnrol("c", "s")))
-        await asyncio.sleep(0.01)
+        await settle()
         await engine.execute(Seize("d", "c", "note"))
         gate.set()
         await slow
