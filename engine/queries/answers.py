@@ -28,7 +28,7 @@ from ..stores.contract.views import ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan
 from .declared import AnswerDefinition, answers_of, check_awaited, judged
 from .inside import ViewsFor, answering, views_inside
-from .notes import Projected
+from .notes import Placed
 from .views import Reads, Views
 
 __all__ = ["AT_SECONDS", "Answers", "Followed"]
@@ -42,7 +42,7 @@ HOLDING: Final = (0, 0, 0.5)
 seconds writes wait for each try at most. For the last one it is `Limits.state_seconds`."""
 
 
-class Followed(Projected, Protocol):
+class Followed(Placed, Protocol):
     """A projection at work, as far as a query is concerned."""
 
     @property

@@ -16,13 +16,13 @@ from ..stores.contract.views import Changes, Part
 from .interest import Interest
 from .question import Question
 
-__all__ = ["Filters", "Notes", "Projected", "Stand"]
+__all__ = ["Filters", "Notes", "Placed", "Projected", "Stand"]
 
 Filters: TypeAlias = tuple[Filter, ...]
 
 
-class Projected(Protocol):
-    """A projector, as far as its tables and its place go."""
+class Placed(Protocol):
+    """A projection, as far as its place goes."""
 
     @property
     def definition(self) -> ProjectionDefinition:
@@ -38,6 +38,10 @@ class Projected(Protocol):
     def resets(self) -> int:
         """Another number whenever what queries saw was taken back in between."""
         ...
+
+
+class Projected(Placed, Protocol):
+    """A projector, as far as its tables and its place go."""
 
     def shows(self, part: Part) -> bool:
         """Whether queries see what a part keeps."""
