@@ -15,6 +15,8 @@ from tests.support.installed import Installed, install
 from tests.support.postgres import Server, debian_programs, postgres_server, wheel_programs
 
 ROOT: Final = Path(__file__).parents[1]
+SERVERS: Final = {"postgres", "postgres_15", "started", "server", "servers", "emulator", "nats"}
+"""The fixtures that start a server."""
 
 
 def pytest_configure() -> None:
@@ -40,10 +42,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the files that are smoke tests."""
+    """Mark the tests of the files that are smoke tests, and the tests that take a server."""
     for item in items:
         if _is_smoke(item.path):
             item.add_marker("smoke")
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="session")
