@@ -183,7 +183,11 @@ class WrongVersion(NotRun):
 
 
 class Voided(NotRun):
-    """The command was decided on events that were then not stored; send again."""
+    """Nothing was written, and nothing is wrong with the command; send again.
+
+    It was decided on events that were then not stored. Or the store, or the keys of personal data,
+    could not be had then.
+    """
 
 
 class HandlerFailed(NotRun):

@@ -103,6 +103,9 @@ class Eraser:
         """Whether one of them has begun, so that all is begun anew."""
         self._compared = False
         """Whether views were looked at that may be older than an erasure that is finished."""
+        self.is_under_way = False
+        """Whether somebody is being erased, as far as is known."""
+        self._is_cut_off = False
         self._told: set[str] = set()
         """Projections that are known to hold an erasure up."""
         self._letting_go: set[str] = set()
@@ -120,11 +123,12 @@ class Eraser:
             pause = self._poll_seconds
             try:
                 await self._look()
+                self._is_cut_off = False
                 if self._told.intersection(self._elsewhere):
                     pause = _AGAIN_SECONDS
             except EngineError as error:
                 self._changes = None
-                self._logger.warning("an erasure is not finished, and is tried again: %s", error)
+                self._tell(error)
                 pause = _AGAIN_SECONDS
             except Exception as error:
                 self._changes = None
@@ -134,6 +138,15 @@ class Eraser:
                 pause = _AGAIN_SECONDS
             await self._pause(pause)
 
+    def _tell(self, error: EngineError) -> None:
+        """Log why it does not go on; if nobody is being erased, once until it does."""
+        if self.is_under_way:
+            self._logger.warning("an erasure is not finished, and is tried again: %s", error)
+        elif not self._is_cut_off:
+            text = "the keys of personal data cannot be had, and are asked for again: %s"
+            self._logger.warning(text, error)
+        self._is_cut_off = True
+
     def stop(self) -> None:
         """Let `run` return; what is not finished is gone on with by the next engine."""
         self._stopping.set()
@@ -142,6 +155,7 @@ class Eraser:
     def ask(self) -> None:
         """Look at once: somebody of this process has begun an erasure."""
         self._changes = self._seen = None
+        self.is_under_way = True
         self._asked.set()
 
     async def _pause(self, seconds: float) -> None:
@@ -160,6 +174,7 @@ class Eraser:
         # Kept first: who asks meanwhile has it looked at again.
         self._changes = changes
         begun = await self._vault.unfinished()
+        self.is_under_way = bool(begun)
         if begun:
             await self._finish(begun)
         elif not self._compared:
@@ -198,6 +213,7 @@ class Eraser:
                 erasure.keys,
                 len(self._projecting),
             )
+        self.is_under_way = False
 
     @property
     def waits_for(self) -> Sequence[str]:

@@ -23,12 +23,13 @@ from typing import Any, Final
 
 import msgspec
 
-from ..errors import Damaged, DefinitionError, StoreFailed
+from ..errors import Damaged, DefinitionError, StoreFailed, StoreRefused
 from ..model.codec import EventRegistry
 from ..model.personal import SEALED, SNAPSHOTS
 from ..model.stored import StoredEvent
 from ..runtime.ports import Ports
 from ..stores.contract.keys import CopiedKeys, Erasure, KeyStore, PlacedKeys, SubjectKey
+from ..stores.contract.log import AppendRequest
 from .lost import TypedSource, refuse_lost_keys
 
 __all__ = ["Vault", "check_installed", "reading"]
@@ -80,6 +81,8 @@ class Vault:
         self._changes = 0
         self._looked = 0.0
         self._flushing = asyncio.Lock()
+        self._are_kept = True
+        """Whether new keys could be made durable, when it was tried last."""
         self.keeps_states = True
         """Whether states may be sealed: not while some in memory have a person who was erased."""
 
@@ -183,25 +186,43 @@ class Vault:
         except StoreFailed:
             return True  # so is he: others of the same page need no key
 
-    async def flush(self) -> None:
+    async def flush(self, requests: Sequence[AppendRequest] | None = None) -> None:
         """Make new keys durable: what they have encrypted may be written then.
 
-        Raises StoreFailed where the keys are not there any more: nothing is to be written then that
-        nobody reads after a restart.
+        While that fails, what needs no new key of these requests does not wait for it. Raises
+        StoreFailed where the keys are not there any more: nothing is to be written then that nobody
+        reads after a restart.
         """
         if self._placed is not None:
             self._placed.check()
-        if not self._new:
+        if not self._new or not (requests is None or self._are_kept or self._need(requests)):
             return
         # Before an append and before an erasure, which meet here: each key is added once.
         async with self._flushing:
             new = list(self._new.values())
             if not new:
                 return
-            await self.store.add(new)
+            self._are_kept = False
+            try:
+                await self.store.add(new)
+            except StoreRefused as error:  # it may be mended while the engine runs
+                raise StoreFailed(str(error), written=False) from error
+            self._are_kept = True
             for key in new:
                 if self._new.get(key.subject) is key:
                     del self._new[key.subject]
+
+    def _need(self, requests: Sequence[AppendRequest]) -> bool:
+        """Tell whether events have something that a new key has encrypted."""
+        sealed = [f'"{key.number}.'.encode() for key in self._new.values()]
+        return any(
+            mark in text
+            for request in requests
+            for write in request.writes
+            for event in write.events
+            for text in (event.payload, event.metadata)
+            for mark in sealed
+        )
 
     # -- erasing ------------------------------------------------------------------------------
 

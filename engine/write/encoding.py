@@ -21,6 +21,8 @@ from ..errors import (
     HandlerFailed,
     InvalidInput,
     Rejected,
+    StoreFailed,
+    Voided,
 )
 from ..model.aggregate import Aggregate
 from ..model.codec import (
@@ -162,6 +164,8 @@ def failed(
         return blamed
     if not is_foreign and isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
         return cause
+    if not is_foreign and isinstance(cause, StoreFailed):
+        return not_now(stream, cause)  # of the keys of personal data
     why = "see the cause"
     if isinstance(cause, Rejected) and is_rejection(cause):
         why = "a rule belongs into the handler, since an applier decides nothing"
@@ -176,12 +180,23 @@ def failed(
 
 
 def log_failure(logger: logging.Logger, error: EngineError) -> None:
-    """Log a failure of the host's code, with its traceback; not what a caller has done wrong."""
+    """Log a failure of the host's code, with its traceback; not what a caller has done wrong.
+
+    Nor that keys cannot be had, which who keeps them tells.
+    """
+    if isinstance(error, InvalidInput | Voided):
+        return
     text = str(error)
     if error.__cause__ is not None:
         text += f"\n{traceback_text(error.__cause__, messages=shows_messages(logger))}"
-    if not isinstance(error, InvalidInput):
-        logger.error("%s", text, stacklevel=2)  # the line of who has it failed
+    logger.error("%s", text, stacklevel=2)  # the line of who has it failed
+
+
+def not_now(stream: str, failure: StoreFailed) -> Voided:
+    """Give what a caller is told where a store cannot be read now: it is to be asked again."""
+    error = Voided(f"{stream}: {failure}. Nothing was written; send again.")
+    error.__cause__ = failure
+    return error
 
 
 def _unbound(kind: Kind[Any], mail: Mail, event: Event) -> HandlerFailed:

@@ -36,6 +36,7 @@ from ..statistics import Histogram, JournalStatistics
 from ..stores.contract.claims import ClaimTaken
 from ..stores.contract.log import (
     Appended,
+    AppendRequest,
     Batch,
     Committed,
     Extra,
@@ -84,7 +85,7 @@ class Journal:
         logger: logging.Logger,
         watch: Observer | None = None,
         kept: Callable[[Sequence[Extra], int], None] = _nothing,
-        before: Callable[[], Awaitable[None]] | None = None,
+        before: Callable[[Sequence[AppendRequest]], Awaitable[None]] | None = None,
         tagged: TagFeed | None = None,
         shared: Shared | None = None,
     ) -> None:
@@ -257,13 +258,12 @@ class Journal:
             self._publish(committed.events)
 
     async def _append(self, entries: list[Entry]) -> Committed:
-        requests = [entry.request() for entry in entries]
-        watch = self._watch
+        requests, watch = [entry.request() for entry in entries], self._watch
         seen = None if watch is None else watch.begin(_commit_began(entries))
         begin = self._stopwatch()
         try:
             if self._before is not None:
-                await self._before()
+                await self._before(requests)
             committed = await self._store.append(Batch(requests, self.time.now()))
         except BaseException as error:
             if watch is not None:

@@ -14,11 +14,12 @@ import sys
 from collections import deque
 from typing import Any
 
-from ..errors import EngineError, Overloaded, StreamUnreadable
+from ..errors import EngineError, Overloaded, StoreFailed, StreamUnreadable
 from ..model.footprint import footprint
 from ..model.stored import StoredEvent
 from ..runtime.safely import described
 from .deliberation import Deliberation
+from .encoding import not_now
 from .entries import Entry
 from .folded import Folded
 from .kind import Kind
@@ -199,8 +200,12 @@ class Resident(Folded):
 
     def unreadable(self, cause: BaseException) -> None:
         """Answer what waits, and leave; the next command tries to load again."""
-        error = StreamUnreadable(f"{self.stream} cannot be loaded: {described(cause)}")
-        error.__cause__ = cause
+        error: EngineError
+        if isinstance(cause, StoreFailed) and cause.passes:
+            error = not_now(self.stream, cause)
+        else:
+            error = StreamUnreadable(f"{self.stream} cannot be loaded: {described(cause)}")
+            error.__cause__ = cause
         self.kind.residents.forget(self)
         self.refuse_waiting(error)
 
