@@ -464,7 +464,7 @@ class ProjectionUnserved(EngineError):
                 f"process of that release, or let one of this release own the log"
             )
         return (
-            f"projection {self.projection!r} is being built anew, and its former tables have other "
-            f"columns: ask again when it has caught up (`engine.projections.list()` tells how far "
-            f"it is)"
+            f"projection {self.projection!r} is being built: it has no tables yet, or its former "
+            f"ones have other columns. Ask again when it has caught up "
+            f"(`engine.projections.list()` tells how far it is)"
         )

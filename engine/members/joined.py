@@ -210,7 +210,7 @@ class Joined:
         outside = self.outside
         assert isinstance(outside, Runners), "it was looked at as the engine was made"
         self._rows = ViewsRows(outside, settings.ports)
-        known = sharing.definitions, settings.logger, self._fail
+        known = self._rows, sharing.definitions, settings.logger, self._fail
         self._duties = Duties(sharing.fold, outside, *known)
         asked = self._duties, self._rows, self._first.gate, self.entrance.check
         return SharedProjections(self.forwarding, count, *asked)

@@ -40,6 +40,8 @@ class Sharing:
         self._declared = declared
         self._more = authorize, telemetry, keys
         self.definitions: Sequence[ProjectionDefinition] = ()
+        self._names: frozenset[str] = frozenset()
+        """Of all projections, those included that stay with the owner."""
 
     def take(self, wiring: Wiring, *, is_spread: bool) -> None:
         """Take what an engine declares; raise DefinitionError for what cannot be shared."""
@@ -60,6 +62,7 @@ class Sharing:
             )
         found = [runner.definition for runner in wiring.projecting.values()]
         self.definitions = [one for one in found if one.reacting is None]
+        self._names = frozenset(one.name for one in found)
 
     def own(self) -> Wiring:
         """Give an engine that owns the log, and leaves to members what they run."""
@@ -72,7 +75,7 @@ class Sharing:
         """Give an engine that runs some projections, and nothing else."""
         ports = msgspec.structs.replace(self._settings.ports, watcher=None)
         settings = msgspec.structs.replace(self._settings, recording=None, ports=ports)
-        backend = self._shared().folding(right, settings.logger)
+        backend = self._shared().folding(right, settings.logger, self._names)
         declared = self._without_answers(lambda d: right.slices(d.name, d.slices))
         return Wiring(settings, backend, declared, *self._more)
 

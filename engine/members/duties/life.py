@@ -7,7 +7,7 @@ lost is no failure. That engine ends, and another one opens the views again: the
 where to go on. What is gained has an engine of its own, so that nothing else rests for it, as long
 as there are few of them. Slices of one projection are duties of their own, and gathered where
 something is decided about all of them. A process that was declared dead joins anew. Nothing is
-decided here, and no row is written.
+decided here, and no row is written. A start waits until some member has made the tables of each.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from ...stores.contract.membership import (
 )
 from ...wiring import Wiring
 from .gathering import Gatherings
+from .rows import ViewsRows
 from .whose import declares, duties_of
 
 __all__ = ["Duties", "MakeFolding"]
@@ -51,6 +52,8 @@ _AGAIN_SECONDS: Final = 0.5
 _SOON_SECONDS: Final = 0.01
 _LOOK_SECONDS: Final = 0.1
 """Between two looks at slices that are gathered."""
+_MADE_SECONDS: Final = 15.0
+"""How long a start waits for tables that others make: some more than the lease of one who died."""
 _TERMS_MAX: Final = 3
 """Engines of one process that run projections: each has connections of its own."""
 _REFUSED_SECONDS: Final = 10.0
@@ -79,6 +82,7 @@ class Duties:
         self,
         make: MakeFolding,
         outside: Runners,
+        rows: ViewsRows,
         definitions: Sequence[ProjectionDefinition],
         logger: logging.Logger,
         failed: Callable[[BaseException], None],
@@ -86,6 +90,7 @@ class Duties:
         """Take how engines are made, and who is told where this part has failed for good."""
         self._make = make
         self._outside = outside
+        self._rows = rows
         self.definitions: Mapping[str, ProjectionDefinition] = {d.name: d for d in definitions}
         self._declares = declares(definitions)
         self._logger = logger
@@ -154,11 +159,15 @@ class Duties:
     # -- from start to end --------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Become a member, and run what is its own; raise what prevents that."""
+        """Become a member, and run what is its own; raise what prevents that.
+
+        Return when all have tables, so that queries find some, whoever runs the projections.
+        """
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(started), name="foldline duties")
         try:
             await asyncio.shield(started)
+            await self._until_made(self._task)
         except BaseException:
             self._stop.set()
             self._wake.set()
@@ -166,6 +175,22 @@ class Duties:
             if started.done() and not started.cancelled():
                 started.exception()
             raise
+
+    async def _until_made(self, running: asyncio.Task[None]) -> None:
+        """Wait for tables that other members make, as where all begin at once on a new log."""
+        now = asyncio.get_running_loop().time
+        end = now() + _MADE_SECONDS
+        while (lacking := self.definitions.keys() - await self._rows.made()) and now() < end:
+            if running.done():
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+        if lacking:
+            self._logger.warning(
+                "projections %s have no tables yet after %g s: queries that read them fail until "
+                "the member whose duty they are has begun. The command `members` names it",
+                ", ".join(sorted(lacking)),
+                _MADE_SECONDS,
+            )
 
     async def end(self) -> None:
         """Let the batches in hand be written, then leave; a second call does nothing."""

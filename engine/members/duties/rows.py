@@ -8,10 +8,10 @@ its row; what nobody has taken up in time still waits for them. What is not know
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final, TypeVar
 
-from ...errors import OutcomeUnknown, StoreFailed, UsageError
+from ...errors import OutcomeUnknown, StoreFailed, StoreRefused, UsageError
 from ...model.projection import ProjectionDefinition
 from ...outside.standings import Standing, Standings
 from ...runtime.ports import Ports, Worker
@@ -66,6 +66,14 @@ class ViewsRows:
             return self._standings.observe()
 
         return {one.name: one for one in await self.look(observe)}
+
+    async def made(self) -> Set[str]:
+        """Name the projections that have tables, of any version; none where nobody can tell."""
+        try:
+            looked = await self.look(lambda opened: opened.look())
+        except (StoreFailed, StoreRefused):
+            return frozenset()  # the server is away, or nobody has made any view
+        return frozenset(found.projection for found in looked.builds)
 
     async def builds(self, definition: ProjectionDefinition) -> Sequence[Build]:
         """Give the builds of a projection, by number."""

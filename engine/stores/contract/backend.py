@@ -70,8 +70,13 @@ class Shared(Protocol):
         """Give the same for the owner of the log, which leaves the projections named to others."""
         ...
 
-    def folding(self, right: Right, logger: logging.Logger) -> Backend:
-        """Give the same for who runs projections by this right, and appends nothing."""
+    def folding(
+        self, right: Right, logger: logging.Logger, others: frozenset[str] = frozenset()
+    ) -> Backend:
+        """Give the same for who runs projections by this right, and appends nothing.
+
+        `others` names what the same program declares, and other engines of it run.
+        """
         ...
 
 

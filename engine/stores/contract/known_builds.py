@@ -43,6 +43,8 @@ class KnownBuilds(Generic[Sql]):
         self.log_id = log_id
         self.declared = {d.name: d for d in definitions}
         self.hashes = {d.name: definition_hash(d) for d in definitions}
+        self.others: frozenset[str] = frozenset()
+        """What the same program declares besides, and other engines of it run."""
         self._builds: Mapping[str, Sequence[Found]] = {}
         """As they were found last, by projection."""
         self._sql: dict[tuple[str, int], Mapping[str, Sql]] = {}
@@ -123,7 +125,12 @@ class KnownBuilds(Generic[Sql]):
         """Decide what becomes of each projection; raise StoreRefused where nobody knows."""
         planner = Planner(await store.head(), store, lacks_a_table, rebuild, logger)
         return await planner.plan_all(
-            self.hashes, self.declared, self._builds, place=self._name, beside=beside
+            self.hashes,
+            self.declared,
+            self._builds,
+            self.others,
+            place=self._name,
+            beside=beside,
         )
 
     def _refuse_change(self, found: Sequence[Found], plans: Sequence[Plan]) -> None:

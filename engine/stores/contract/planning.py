@@ -10,7 +10,7 @@ refused, since nobody said what the old rows mean. This file changes nothing: it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import msgspec
 
@@ -69,16 +69,18 @@ class Planner:
         hashes: Mapping[str, str],
         declared: Mapping[str, ProjectionDefinition],
         builds: Mapping[str, Sequence[Found]],
+        others: Set[str],
         *,
         place: str,
         beside: bool,
     ) -> Sequence[Plan]:
         """Decide what becomes of each projection; raise StoreRefused where nobody knows.
 
-        `place` is what people call the views. With `beside` somebody builds beside an engine.
+        `others` are run by other engines of the same program, and `place` is what people call the
+        views. With `beside` somebody builds beside an engine.
         """
         if not beside:
-            self._log_renamed(declared, builds, place)
+            self._log_renamed(declared, builds, others, place)
         plan = self.plan_beside if beside else self.plan
         return [
             await plan(definition, hashes[name], builds.get(name, ()))
@@ -89,10 +91,11 @@ class Planner:
         self,
         declared: Mapping[str, ProjectionDefinition],
         builds: Mapping[str, Sequence[Found]],
+        others: Set[str],
         place: str,
     ) -> None:
         """Log which projections begin from nothing beside tables that nobody declares any more."""
-        left = sorted(name for name in builds if name not in declared)
+        left = sorted(builds.keys() - declared.keys() - others)
         new = sorted(name for name in declared if not builds.get(name))
         if left and new:
             self._logger.warning(

@@ -70,9 +70,12 @@ class PostgresBackend:
         """Give the same for the owner of a log whose members run the projections named `but`."""
         return PostgresBackend(SharingStore(self._store.address, but), self._views)
 
-    def folding(self, right: Right, logger: logging.Logger) -> PostgresBackend:
+    def folding(
+        self, right: Right, logger: logging.Logger, others: frozenset[str] = frozenset()
+    ) -> PostgresBackend:
         """Give the same for a member that runs projections by this right."""
-        return PostgresBackend(DutyStore(self._store.address, right, logger=logger), self._views)
+        store = DutyStore(self._store.address, right, others, logger=logger)
+        return PostgresBackend(store, self._views)
 
     def views(self, logger: logging.Logger) -> ViewsStore:
         """Give the views, not yet open."""

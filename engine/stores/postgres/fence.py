@@ -34,6 +34,8 @@ class Fence(Protocol):
     """Gives a row where the right stands; `{log}` is the schema of the log."""
     locks: bool
     """Whether who decides something, or opens the views, first waits for others who do."""
+    others: frozenset[str]
+    """What the same program declares, and other engines of it run."""
 
     @property
     def values(self) -> Sequence[int]:
@@ -62,11 +64,11 @@ class SessionFence:
 
     def __init__(self, session: int, but: frozenset[str] = frozenset()) -> None:
         self.values: Sequence[int] = (session,)
-        self._but = but
+        self.others = but
 
     def takes(self, projection: str) -> bool:
         """Tell whether nobody else runs it."""
-        return projection not in self._but
+        return projection not in self.others
 
     def slices(self, projection: str, slices: int) -> Sequence[int] | None:  # noqa: ARG002
         """Give that it runs all of them."""
@@ -98,8 +100,9 @@ class DutyFence:
     query = _DUTY
     locks = True
 
-    def __init__(self, right: Right) -> None:
+    def __init__(self, right: Right, others: frozenset[str] = frozenset()) -> None:
         self._right = right
+        self.others = others
 
     @property
     def values(self) -> Sequence[int]:

@@ -65,10 +65,16 @@ class DutyStore(FollowedStore):
     """The log for one member that runs the projections that a right names."""
 
     def __init__(
-        self, address: Address, right: Right, *, logger: logging.Logger | None = None
+        self,
+        address: Address,
+        right: Right,
+        others: frozenset[str] = frozenset(),
+        *,
+        logger: logging.Logger | None = None,
     ) -> None:
+        """Take also what the same program declares besides."""
         super().__init__(address, logger=logger)
-        self._fence = DutyFence(right)
+        self._fence = DutyFence(right, others)
 
     @property
     def fence(self) -> Fence:

@@ -69,6 +69,8 @@ class Catalog(KnownBuilds[TableSql]):
         self._place = place
         self.builder = builder
         self.fence = fence
+        if fence is not None:
+            self.others = fence.others
         self.books_of = Builds(place)
         self.books = self.books_of.books
         self._own: dict[tuple[str, int], OwnTables] = {}
