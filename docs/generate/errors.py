@@ -7,6 +7,7 @@ middleware answers. Who must act is said here, and a test holds the list to be c
 from __future__ import annotations
 
 import inspect
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -60,6 +61,9 @@ _RESEND = {
     "StreamUnreadable": "yes, but it fails again until the stream is mended",
 }
 _STATUS_OF_MANY = {"EngineError"}
+_UNHEARD = logging.Logger("foldline")
+"""For errors that nobody has met."""
+_UNHEARD.addHandler(logging.NullHandler())
 
 
 def public_errors() -> dict[str, type[engine.EngineError]]:
@@ -115,5 +119,5 @@ def _status(cls: type[engine.EngineError]) -> str:
     vars(error).update(
         code="code", message="", expected=1, actual=2, wanted=0, behind={}, states={}, projection=""
     )
-    status = problem_of(error).status
+    status = problem_of(error, logger=_UNHEARD).status
     return f"{status} {HTTPStatus(status).phrase}"
