@@ -154,6 +154,7 @@ class Joined:
             limits=settings.limits,
             ports=settings.ports,
         )
+        self._onlooker.belong_to(self)
         self._onlooker.observe(first.watch)
         self._onlooker.believe(lambda: self.forwarding.position)
         self._log = LogFile(outside.log_reader(), settings.ports)
@@ -260,6 +261,7 @@ class Joined:
             settings.logger,
             dialect=first.views.dialect,
         )
+        pasts.engine = self
         live = MemberLive(self._onlooker, check, self._is_stopping, first.gate)
         return watch, Reads(MemberAnswers(self._onlooker, check), live, past, feeds, pasts)
 
@@ -270,6 +272,7 @@ class Joined:
         """Give an engine to be tried: what was put together is used once."""
         wiring = self._again() if self._made else self._first
         self._made = True
+        wiring.answers.engine = wiring.pasts.engine = self
         if self._router is not None:
             Leading(wiring, self._router.send_from)
         return wiring

@@ -57,6 +57,10 @@ class MemberViews(Onlooker):
         """Take for granted, from now on, that the log has what was acknowledged."""
         self._answers.acknowledged = acknowledged
 
+    def belong_to(self, engine: object) -> None:
+        """Be asked by the answers of this engine, whatever else it answers from."""
+        self._answers.engine = engine
+
     def observe(self, watch: Observer | None) -> None:
         """Show a telemetry each query from now on."""
         self._answers.observe(watch)

@@ -152,6 +152,8 @@ class Answers:
         self._views = Views(store, tables, limits, None, projections)
         found = answers_of(functions, projectors)
         self._by_query = {q: judged(d) for q, d in found.items()} if debug else found
+        self.engine: object = self._by_query
+        """Whose answers they are, for one that asks again: several may be those of one engine."""
         for query in self._by_query:
             self._numbers.setdefault(query.query_name, _Numbers())
 
@@ -187,7 +189,7 @@ class Answers:
         UsageError for a query that nothing here answers, and for `at` inside of another answer.
         """
         definition = self._definition_of(query)
-        position, inside = position_of(at), views_inside(self._by_query)
+        position, inside = position_of(at), views_inside(self.engine)
         if inside is not None and at is not None:
             raise UsageError(
                 f"an answer asks {type(query).__name__} with `at`, and all that it reads is one "
@@ -296,7 +298,7 @@ class Answers:
                 asked.reads.begin()
             try:
                 # A query that is watched, or torn, is asked more than once.
-                with answering(self._by_query, partial(_same, views)):
+                with answering(self.engine, partial(_same, views)):
                     answer = await asked.definition.function(own_copy(asked.query), views)
             except StopAsyncIteration as error:
                 # Whoever watches would take it for the end of his watch.

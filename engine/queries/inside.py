@@ -36,7 +36,7 @@ _INSIDE: Final[ContextVar[_Inside | None]] = ContextVar("foldline-inside", defau
 
 @contextmanager
 def answering(of: object, views_for: ViewsFor) -> Generator[None]:
-    """Let an answer be made inside; `of` is the answers that it is one of."""
+    """Let an answer be made inside; `of` is the engine whose answer it is."""
     one = _Inside(of, views_for, _INSIDE.get())
     token = _INSIDE.set(one)
     try:
@@ -47,7 +47,7 @@ def answering(of: object, views_for: ViewsFor) -> Generator[None]:
 
 
 def views_inside(of: object) -> ViewsFor | None:
-    """Give what the answer reads that asks now; None where none of these answers does."""
+    """Give what the answer reads that asks now; None where it is none of this engine's."""
     one = _INSIDE.get()
     while one is not None and (one.of is not of or one.has_ended):
         one = one.outer

@@ -21,7 +21,7 @@ from ..errors import Closed, Overloaded, UsageError
 from ..limits import Limits
 from ..model.messages import Query, Receipt, position_of
 from ..runtime.bell import Bell
-from ..runtime.safely import of_a_task
+from ..runtime.safely import as_error, of_a_task
 from ..statistics import LiveStatistics
 from ..stores.contract.views import Changes, Part, ViewsStore
 from .answers import AT_SECONDS, Answers
@@ -222,7 +222,10 @@ class LiveQueries:
                 self._fail(question, error)
             else:
                 question.asking = False
-                self._tell(question, reading, answer)
+                try:
+                    self._tell(question, reading, answer)
+                except BaseException as error:  # of a class of the host's, which is an answer
+                    self._fail(question, as_error(error))
 
     async def _ask_once(self, question: Question, reading: Reading) -> Any:
         seconds, name = self._limits.ask_seconds, type(question.query).__name__

@@ -85,6 +85,8 @@ class Pasts:
         self.dialect = dialect or ("sqlite" if decided is None else decided.dialect)
         self.source = source
         self.answers = answers
+        self.engine: object = answers
+        """See `Answers.engine`."""
         self.registry = past.registry
         self.limits = past.limits
         self.ports = ports
@@ -252,7 +254,7 @@ class PastViews:
         await self._pasts.allow(self._principal, query)
         pasts, all_views = self._pasts, self._views
         views = pasts.views_of(definition, all_views)
-        with answering(pasts.answers, lambda inner: pasts.views_of(inner, all_views)):
+        with answering(pasts.engine, lambda inner: pasts.views_of(inner, all_views)):
             return cast("A", await definition.function(query, views))
 
     @property

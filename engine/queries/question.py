@@ -161,8 +161,8 @@ def own(answer: Any) -> Any:
 
 
 def are_same(one: Any, other: Any) -> bool:
-    """Tell whether two are equal; where they cannot tell, they are not."""
+    """Tell whether two are equal; where they cannot tell, whatever they raise, they are not."""
     try:
         return type(one) is type(other) and bool(one == other)
-    except Exception:
+    except BaseException:
         return False

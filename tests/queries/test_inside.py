@@ -151,3 +151,13 @@ async def test_in_a_past_it_is_asked_of_that_past(tmp_path: Path) -> None:
         await add(engine)
         async with engine.past(position=1) as past:
             assert await past.query(Both()) == (1, 1)
+
+
+async def test_in_a_past_of_a_process_that_shares_its_log_too(tmp_path: Path) -> None:
+    async with asked_inside(tmp_path, join=True) as owner, asked_inside(tmp_path, join=True) as one:
+        await add(owner)
+        await add(one)
+        for engine in (owner, one):
+            ENGINES.append(engine)
+            async with engine.past(position=1) as past:
+                assert await past.query(Both()) == (1, 1)

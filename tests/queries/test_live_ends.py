@@ -19,10 +19,13 @@ from engine import (
     OutcomeUnknown,
     Overloaded,
     Ports,
+    Query,
+    Row,
     UsageError,
     Views,
     answers,
 )
+from engine.runtime.safely import HostFailed
 from engine.stores.contract.views import Changes, Checkpoint, Part
 from tests.queries.watching import (
     STEP,
@@ -41,7 +44,7 @@ from tests.queries.watching import (
 )
 from tests.support.counters import Add, Counter
 from tests.support.held_store import HeldStore, unknown
-from tests.support.tallies import AILING, GetTally, Tally
+from tests.support.tallies import AILING, GetTally, Tallies, Tally
 from tests.support.waiting import settle, until
 
 # -- what goes wrong -------------------------------------------------------------------------
@@ -167,6 +170,65 @@ async def test_an_answer_that_is_cancelled_from_inside_is_told_as_that() -> None
     async with Engine([Counter], answers=[cancelled]) as engine:
         with pytest.raises(UsageError, match="the answer to Broken was cancelled from inside"):
             await within(anext(engine.watch(Broken())))
+
+
+class Touchy:
+    """An answer of the host's own class, whose `==` may raise."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def __eq__(self, other: object) -> bool:
+        error = self.error or getattr(other, "error", None)
+        if error is not None:
+            raise error
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class GetTouchy(Query[Touchy]):
+    """Asks for one."""
+
+
+class Uncopied(Row, key="id"):
+    """A row that is an answer, and cannot be copied."""
+
+    id: str
+    parts: list[int]
+
+    def __copy__(self) -> Uncopied:
+        raise SystemExit(3)
+
+
+class GetUncopied(Query[Uncopied]):
+    """Asks for one."""
+
+
+@pytest.mark.parametrize("error", [ValueError(), SystemExit(3), asyncio.CancelledError()], ids=repr)
+async def test_an_answer_that_cannot_be_compared_is_another_one(error: BaseException) -> None:
+    @answers
+    async def touchy(query: GetTouchy, views: Views) -> Touchy:
+        return Touchy(error if await views.count(Tallies.rows) else None)
+
+    async with Engine([Counter], projections=[Tallies], answers=[touchy]) as engine:
+        watch = engine.watch(GetTouchy())
+        assert (await within(anext(watch))).error is None
+        await engine.execute(Add("a", 1))
+        assert (await within(anext(watch))).error is error
+        await engine.execute(Add("b", 1))
+        assert (await within(anext(watch))).error is error
+
+
+async def test_an_answer_that_cannot_be_kept_is_told_to_all_who_watch() -> None:
+    @answers
+    async def uncopied(query: GetUncopied, views: Views) -> Uncopied:
+        return Uncopied("a", [1])
+
+    async with Engine([Counter], answers=[uncopied]) as engine:
+        for _ in range(2):
+            with pytest.raises(HostFailed, match="SystemExit"):
+                await within(anext(engine.watch(GetUncopied())))
 
 
 async def test_a_query_that_nothing_answers_is_refused_at_the_call() -> None:
