@@ -28,7 +28,7 @@ from .messages import Event
 from .personal import has_marks
 from .stored import LATER, EventType
 
-__all__ = ["CLASSES_MAX", "event_type", "schema_hash"]
+__all__ = ["CLASSES_MAX", "event_type", "gives_own_names", "schema_hash"]
 
 _canonical = msgspec.json.Encoder(order="deterministic", enc_hook=repr)
 
@@ -37,6 +37,11 @@ _EMPTY: tuple[Any, ...] = (list, dict, set, tuple, frozenset, bytearray)
 
 CLASSES_MAX: Final = 4_096
 """Of how many classes it is kept what they look like: each engine of a process asks anew."""
+
+
+def gives_own_names(cls: type[Enum]) -> bool:
+    """Tell whether an enum is the host's: releases of Python name members of `HTTPStatus` anew."""
+    return cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
 def schema_hash(cls: type[msgspec.Struct], *, meaning: bool = False) -> str:
@@ -143,9 +148,11 @@ class _Shape:
 
     def _members(self, cls: type[Enum]) -> Sequence[Any]:
         """Describe an enum: by its numbers and their names, or by its texts."""
-        # Releases of Python give other names to members of its own, as of `HTTPStatus`.
-        is_own = cls.__module__.partition(".")[0] not in sys.stdlib_module_names
-        if self._names and is_own and any(isinstance(member.value, int) for member in cls):
+        if (
+            self._names
+            and gives_own_names(cls)
+            and any(isinstance(member.value, int) for member in cls)
+        ):
             # The first name of a number: others may come and go.
             return sorted(([member.value, member.name] for member in cls), key=repr)
         return sorted(str(member.value) for member in cls)

@@ -2,8 +2,8 @@
 
 Rules: a timer is a value; nothing happens before the events of its decision are durable. What is
 wrong with one is told before anything is encoded, and then nothing was written. A command is kept
-as JSON with all its fields, so that a default that a later release changes changes no timer. This
-file knows no actor, log or clock.
+as JSON with all its fields and the names of its enums' numbers, so that a default that a later
+release changes changes no timer. This file knows no actor, log or clock.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .exact import Exactness, decode_deep, exactness_of
 from .given import SECONDS_MAX, as_seconds, as_text, shown
 from .ids import as_id, check_id
 from .messages import Command, check_name
+from .numbers import changed_number, has_numbers, names_in, with_names, without_names
 
 __all__ = [
     "NO_TIMERS",
@@ -128,6 +129,8 @@ class _Form(msgspec.Struct, frozen=True):
     exactness: Exactness
     decode: Any
     read_back: Any
+    has_numbers: bool
+    """Whether it may have numbers of enums."""
 
 
 class TimedCommands:
@@ -166,6 +169,8 @@ class TimedCommands:
             fields = {stored: getattr(command, name) for name, stored in form.fields}
             payload = _encode({**dict(form.tag), **fields})
             form.read_back(command, payload)
+            if form.has_numbers:
+                payload = with_names(payload, names_in(command))
         except HandlerFailed as error:
             raise HandlerFailed(f"{where} gives a timer a command: {error}") from error
         except Exception as error:
@@ -187,6 +192,7 @@ class TimedCommands:
             )
         form = self._forms.get(classes[0]) or self._form("a timer", classes[0])
         try:
+            payload, names = without_names(payload)
             command: Command = decode_deep(form.decode, payload)
         except Exception as error:
             raise HandlerFailed(
@@ -194,6 +200,14 @@ class TimedCommands:
                 f"({type(error).__name__}): give new fields defaults, and keep the types of former "
                 f"ones. Nothing was run."
             ) from error
+        changed = changed_number(command, names)
+        if changed is not None:
+            number, then, now = changed
+            raise HandlerFailed(
+                f"the command {name!r} of a timer has the number {number} of an enum, which was "
+                f"called {then} and is {now} today: give {then} that number again, as in "
+                f"`{then} = {number}`. Nothing was run."
+            )
         return command
 
     def _form(self, where: str, cls: type[Command]) -> _Form:
@@ -217,6 +231,7 @@ class TimedCommands:
             exactness,
             decode,
             exactness.reader(f"the command {name}", decode),
+            has_numbers(cls),
         )
         return form
 

@@ -5,15 +5,43 @@ from __future__ import annotations
 from enum import Enum, IntEnum, StrEnum, auto
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
-from engine import Aggregate, Command, Engine, Event, Id, Rejected, StoreRefused, applies, handles
+from engine import (
+    After,
+    Aggregate,
+    Command,
+    Decision,
+    Engine,
+    Event,
+    HandlerFailed,
+    Id,
+    Meta,
+    Ports,
+    Projection,
+    Rejected,
+    Row,
+    StoreRefused,
+    Table,
+    applies,
+    handles,
+    projects,
+)
 from engine.model.codec import EventRegistry, schema_hash
+from engine.model.numbers import with_names
 from engine.model.schema import check_types
 from engine.model.shape import event_type
 from engine.model.stored import EventType
+from engine.model.timers import TimedCommands
+from engine.stores.contract.builds import definition_hash
+from engine.stores.contract.outside import Found
+from engine.stores.sqlite.outside.log import SqliteLogReader
+from engine.testing.scenario import ManualClock
+from tests.support.waiting import until
 
 
 class Open(IntEnum):
@@ -98,7 +126,7 @@ def test_a_log_of_a_release_that_did_not_look_at_names_is_gone_on_from() -> None
     # The first is of release 0.2; the log has the second with the next event.
     assert event_type(Moved).renews("b5015f71f5d751b7") is True
     assert event_type(Moved).schema_hash == "5878bab517d64d40"
-    assert schema_hash(Moved) == "b5015f71f5d751b7", "as in rows, which are not looked at"
+    assert schema_hash(Moved) == "b5015f71f5d751b7", "as in the tables of a former release"
 
 
 def test_names_that_python_itself_gives_are_passed_over() -> None:
@@ -162,3 +190,103 @@ async def test_a_snapshot_whose_numbers_stand_for_others_is_not_used(tmp_path: P
     async with Engine([shop(Open, kept=WithNew)], store=store) as engine:
         with pytest.raises(Rejected, match="PAID"):
             await engine.execute(Show("o-1"))
+
+
+def late(states: Any, **options: Any) -> Any:
+    """Give an aggregate whose timer's command has an enum, and a projection with it in a row."""
+
+    class Follow(Command, **options):
+        order_id: Id
+        to: list[states]
+
+    class Asked(Event, name="asked", version=1):
+        to: str
+
+    class Shop(Aggregate, kind="order"):
+        last: str = ""
+
+        @handles
+        def order(self, command: Order) -> Decision[Asked]:
+            when = After(Follow(self.id, [states(2)]), "follow", minutes=1)
+            return Decision(Asked(states(2).name), timers=[when])
+
+        @handles
+        def follow(self, command: Follow) -> Asked:
+            return Asked(f"{command.to[0].name}, late")
+
+        @applies
+        def asked(self, event: Asked) -> None:
+            self.last = event.to
+
+    class Shown(Row, key="id"):
+        id: str
+        to: list[states]
+
+    class Shops(Projection, name="shops", version=1):
+        rows: Table[Shown]
+
+        @projects
+        def asked(self, event: Asked, meta: Meta) -> None:
+            self.rows.put(Shown(meta.id, [states[event.to.partition(",")[0]]]))
+
+    return SimpleNamespace(Shop=Shop, Shops=Shops, Follow=Follow)
+
+
+@pytest.mark.parametrize("forbid", [False, True], ids=["known-fields", "no-other-fields"])
+async def test_a_timers_command_is_not_run_with_another_member(
+    tmp_path: Path, forbid: bool
+) -> None:
+    store, clock = f"sqlite:{tmp_path / 'shop.db'}", ManualClock()
+    first = late(Open, forbid_unknown_fields=forbid)
+    async with Engine([first.Shop], store=store, ports=Ports(clock=clock)) as engine:
+        await engine.execute(Order("o-1"))
+
+    clock.advance(60)
+    other = late(WithoutNew, forbid_unknown_fields=forbid).Shop
+    async with Engine([other], store=store, ports=Ports(clock=clock)) as engine:
+        await until(lambda: engine.statistics().timers.failed == 1)
+        assert (await engine.state(other, "o-1")).last == "PAID"
+    with SqliteLogReader(f"{tmp_path}/shop.db") as log:
+        [waiting] = log.read_timers(timers_max=10)
+    assert "number 2 of an enum, which was called PAID and is SHIPPED today" in waiting.cause
+
+    clock.advance(60)
+    renamed = late(Renamed, forbid_unknown_fields=forbid).Shop
+    async with Engine([renamed], store=store, ports=Ports(clock=clock)) as engine:
+        await until(lambda: engine.statistics().timers.fired == 1)
+        assert (await engine.state(renamed, "o-1")).last == "PAID, late"
+
+
+def test_a_timers_command_of_a_release_that_kept_no_names_is_run() -> None:
+    first, other = (
+        TimedCommands([(late(states).Follow, lambda command: [command.order_id])])
+        for states in (Open, WithoutNew)
+    )
+    name, payload = "follow", b'{"order_id":"o-1","to":[2]}'
+    assert first.decode(name, payload) == first.decode(name, with_names(payload, [(2, "PAID")]))
+    assert str(other.decode(name, payload)).count("SHIPPED") == 1
+    with pytest.raises(HandlerFailed, match="called PAID and is SHIPPED"):
+        other.decode(name, with_names(payload, [(2, "PAID")]))
+
+
+async def test_rows_are_not_shown_with_another_member(tmp_path: Path) -> None:
+    store = f"sqlite:{tmp_path / 'shop.db'}"
+    first, other, renamed = late(Open), late(WithoutNew), late(Renamed)
+    async with Engine([first.Shop], projections=[first.Shops], store=store) as engine:
+        await engine.execute(Order("o-1"))
+
+    with pytest.raises(StoreRefused, match="'shops' are declared otherwise than they were stored"):
+        async with Engine([other.Shop], projections=[other.Shops], store=store):
+            pass
+    async with Engine([renamed.Shop], projections=[renamed.Shops], store=store) as engine:
+        assert (await engine.projections.status("shops")).state in ("live", "catching-up")
+
+
+def test_tables_of_a_release_that_did_not_look_at_names_are_believed() -> None:
+    names = definition_hash(late(Open).Shops.__definition__)
+    bare, _, meaning = names.partition(".")
+    assert len(bare) == len(meaning) == 16
+    assert bare == definition_hash(late(WithoutNew).Shops.__definition__).partition(".")[0]
+    build = Found("shops", 1, 1, bare, 1, "log", ["rows"], "serving", {})
+    assert build.has(names)
+    assert not structs.replace(build, definition=f"{bare}.{'0' * 16}").has(names)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, Ports, StoreRefused
+from engine import Archive, Engine, Ports, StoreRefused
+from engine.__main__ import main
 from engine.stores.sqlite.log import schema, store
 from engine.stores.sqlite.wal import PAGE_BYTES
 from engine.testing.conformance import append, request
@@ -100,6 +101,35 @@ async def test_a_lost_end_of_a_log_that_was_left_is_refused_and_nothing_is_chang
 
     path.with_name("log.db.end").unlink()
     assert await total(path) < COUNT + (not fresh), "who takes the note away goes on without them"
+
+
+@pytest.mark.parametrize("harm", [remove, cut])
+async def test_who_reads_a_log_without_its_end_is_told_so(
+    tmp_path: Path, harm: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = await killed(tmp_path)
+    harm(wal_of(path))
+    backup, copy, jsonl = (str(tmp_path / name) for name in ("backup", "copy.db", "log.jsonl"))
+
+    for command in (
+        ["verify"],
+        ["copy", copy],
+        ["backup", backup],
+        ["log"],
+        ["export", "--to", jsonl],
+    ):
+        status = main([command[0], str(path), *command[1:]])
+        told = capsys.readouterr()
+        assert status == 1, command
+        assert "events were acknowledged" in told.out + told.err, command
+    assert not list(tmp_path.glob("copy.db*"))
+    with pytest.raises(StoreRefused, match="events were acknowledged"):
+        async with Archive([Counter], store=path):
+            pass
+
+    # What there is can be had all the same.
+    assert main(["copy", "--damaged", str(path), copy]) == 0
+    assert await total(Path(copy)) < COUNT + 1
 
 
 async def test_a_backup_in_its_place_is_believed(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class KnownBuilds(Generic[Sql]):
             name = definition.name
             builds = self._builds.get(name, ())
             for build in builds:
-                if build.definition == self.hashes[name]:
+                if build.has(self.hashes[name]):
                     self._sql[name, build.number] = tables_of(definition, build)
             now = serving(builds)
             serving_now.pop(name, None)

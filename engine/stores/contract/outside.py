@@ -85,8 +85,12 @@ class Found(msgspec.Struct, frozen=True):
 
     def fits(self, definition: ProjectionDefinition, hash_now: str) -> bool:
         """Tell whether it is what a projection declares."""
-        declared = (definition.version, hash_now, definition.slices)
-        return (self.version, self.definition, self.slices) == declared
+        declared = (definition.version, definition.slices)
+        return (self.version, self.slices) == declared and self.has(hash_now)
+
+    def has(self, hash_now: str) -> bool:
+        """Tell whether its tables are those with a hash; a former release wrote its first part."""
+        return self.definition in (hash_now, hash_now.partition(".")[0])
 
 
 class Looked(msgspec.Struct, frozen=True):

@@ -268,7 +268,7 @@ class Planner:
 
 def _refuse_same_version(plan: Plan, now: Found) -> None:
     """Raise StoreRefused where tables are declared otherwise, and the version is the same."""
-    if now.version == plan.definition.version and now.definition != plan.hash:
+    if now.version == plan.definition.version and not now.has(plan.hash):
         raise StoreRefused(
             f"the tables of projection {now.projection!r} are declared otherwise than they were "
             f"stored as version {now.version}: declare it as `version={now.version + 1}`, and they "

@@ -2,8 +2,8 @@
 
 Rules: a database whose write-ahead log was lost or cut looks like one that was closed in peace, or
 like one that a loss of power has left. So each batch is noted once it is on the disk: the log's id,
-its last position, and what the database's file was then. Who opens a log that ends before that,
-while its database has not been written to since, refuses it: what was acknowledged is gone. A
+its last position, and what the database's file was then. Who opens or reads a log that ends before
+that, while its database has not been written to since, refuses it: what was acknowledged is gone. A
 backup that was put in its place, or a database that was folded since, has another time, and is
 believed. A copy that got its former time back cannot be told apart, and is refused. The note goes
 with an end in peace. Nothing here is synced, and nothing fails a batch.

@@ -32,6 +32,7 @@ from ..files import Files, SystemFiles
 from ..log.claims import read_claims
 from ..log.cold import kept_after, read_archives
 from ..log.damage import read_wal
+from ..log.ending import Ending
 from ..log.heads import read_head, read_kinds, read_log_id, read_types
 from ..log.pages import prove_feed, read_feed, read_streams
 from ..log.schema import (
@@ -126,7 +127,9 @@ class SqliteLogReader:
     def _check_schema(self, connection: Any) -> None:
         version = read_schema_version(connection, self.path, len(MIGRATIONS))
         if not self._damaged and not self._files.is_locked(self.path + ".lock"):
-            read_wal(connection, self._files, self.path)  # else its engine has looked
+            # Else its engine has looked.
+            read_wal(connection, self._files, self.path)
+            Ending(self.path, self._files).check(connection, is_new=version == 0)
         if version == 0:
             raise StoreRefused(f"{self.path} is empty: no engine has made a log of it yet")
         check_schema(connection, self.path, version)

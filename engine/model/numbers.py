@@ -1,0 +1,90 @@
+"""What an enum's numbers were called as a value was stored: beside a command that waits as JSON.
+
+Rules: a number is told with its name, so that it never stands for another member in silence, as
+with `auto()` after a member went. A former name that a member still has is as good. What was stored
+without names is believed. Names that Python itself gives are left out, as in `shape.py`. This file
+stores nothing and knows no timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from .shape import gives_own_names, schema_hash
+
+__all__ = ["changed_number", "has_numbers", "names_in", "with_names", "without_names"]
+
+_KEY: Final = "#names"
+"""Of the names among a value's fields; no field of Python's is called so."""
+_MARK: Final = f'"{_KEY}":'.encode()
+_Names = Sequence[tuple[int, str]]
+_encode: Final = msgspec.json.Encoder().encode
+_parts_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_names_of: Final = msgspec.json.Decoder(list[tuple[int, str]]).decode
+
+
+def has_numbers(cls: type[msgspec.Struct]) -> bool:
+    """Tell whether values of a class may have members of enums whose values are numbers."""
+    return schema_hash(cls) != schema_hash(cls, meaning=True)
+
+
+def names_in(value: object) -> _Names:
+    """Give the numbers that a value has of enums, with their names, each pair once."""
+    return sorted({(member.value, member.name) for member in _members(value)})
+
+
+def with_names(payload: bytes, names: _Names) -> bytes:
+    """Put names beside the fields of what is encoded."""
+    if not names:
+        return payload
+    parts = _parts_of(payload)
+    return payload if _KEY in parts else _encode({**parts, _KEY: names})
+
+
+def without_names(payload: bytes) -> tuple[bytes, _Names]:
+    """Give what is encoded as it is, and the names that stood beside its fields."""
+    if _MARK not in payload:
+        return payload, ()
+    parts = _parts_of(payload)
+    names = parts.pop(_KEY, None)
+    return (payload, ()) if names is None else (_encode(parts), _names_of(names))
+
+
+def changed_number(value: object, names: _Names) -> tuple[int, str, str] | None:
+    """Give the first number of a value that was called otherwise; what it was, and is, called."""
+    if not names:
+        return None
+    members = list(_members(value))
+    for number, name in names:
+        today = [member for member in members if member.value == number]
+        if today and not any(type(m).__members__.get(name) is m for m in today):
+            return number, name, today[0].name
+    return None
+
+
+def _members(value: object) -> Iterator[Enum]:
+    waiting: list[Any] = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Enum):
+            if isinstance(item.value, int) and gives_own_names(type(item)):
+                yield item
+        else:
+            waiting += _parts(item)
+
+
+def _parts(item: Any) -> Iterable[Any]:
+    if isinstance(item, msgspec.Struct):
+        return [getattr(item, name) for name in item.__struct_fields__]
+    if isinstance(item, dict):
+        return [*item.keys(), *item.values()]
+    if isinstance(item, list | tuple | set | frozenset):
+        return item
+    if is_dataclass(item):
+        return [getattr(item, field.name) for field in fields(item)]
+    return ()
