@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -84,7 +84,7 @@ def _parts(item: Any) -> Iterable[Any]:
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
     if isinstance(item, list | tuple | set | frozenset):
-        return item
+        return cast("Iterable[Any]", item)
     if is_dataclass(item):
         return [getattr(item, field.name) for field in fields(item)]
     return ()

@@ -24,7 +24,6 @@ from ..files import Files
 from ..lock_files import exists
 from ..log.cold import cold_path, odd_rows, reach
 from ..log.damage import read_wal, suspect_tail
-from ..log.ending import Ending
 from ..log.schema import (
     COLD,
     MIGRATIONS,
@@ -134,8 +133,6 @@ class SqliteStructure:
         locked = self._files.is_locked(self._path + ".lock")
         try:
             found = read_wal(connection, self._files, self._path)
-            if not locked:
-                Ending(self._path, self._files).check(connection, is_new=False)
         except StoreRefused as error:
             report(Finding("wal", str(error), name=wal))
             return
