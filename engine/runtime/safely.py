@@ -1,7 +1,8 @@
 """What the host's objects may not do to the engine: raise out of a log line or out of a text.
 
 Rules: every log line of the engine goes through `SafeLogger`, and every exception of the host is
-told by `described`. Whatever a filter, a handler, `__str__` or `__repr__` raises ends there. An
+told by `described`. Whatever a filter, a handler, `__str__` or `__repr__` raises ends there. A
+logger that logging's own configuration has disabled is told of once, through the root logger. An
 exception that is no `Exception` (SystemExit, CancelledError) out of the host's code becomes one
 by `as_error`, so that it fails what it belongs to and ends no task. Nothing here raises, once an
 engine is made.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 from ..errors import DefinitionError
 
@@ -83,6 +84,8 @@ class SafeLogger(logging.Logger):
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - logging's name
         """Tell what the host's logger tells; yes where it raises."""
         try:
+            if level >= logging.WARNING and getattr(self._inner, "disabled", False):
+                _tell_disabled(self._inner)
             return bool(self._inner.isEnabledFor(level))
         except BaseException:
             return True
@@ -106,6 +109,23 @@ class SafeLogger(logging.Logger):
                 logging.lastResort.handle(record)
         except BaseException:
             return  # nobody is left to tell
+
+
+_disabled: Final[set[str]] = set()
+"""Loggers of which was told that they are disabled."""
+
+
+def _tell_disabled(logger: logging.Logger) -> None:
+    """Tell once that nobody will see what is logged: a line is about to be lost."""
+    if logger.name in _disabled:
+        return
+    _disabled.add(logger.name)
+    logging.getLogger().error(
+        "the logger %s is disabled, and loses the warnings and errors of the engine from here on: "
+        "logging.config disables each logger that it does not name. Give dictConfig or fileConfig "
+        "disable_existing_loggers=False. To be told less, raise the logger's level instead",
+        logger.name,
+    )
 
 
 def safe_logger(logger: logging.Logger | None, *, messages: bool = True) -> SafeLogger:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, EngineFailed, Limits, Overloaded, Rejected
-from engine.runtime.safely import described
+from engine.runtime.safely import described, safe_logger
 from tests.strangers.unruly import (
     RAISED,
     Ask,
@@ -210,3 +210,20 @@ async def test_lines_name_who_logs_and_not_the_guard(caplog: pytest.LogCaptureFi
         where["handler", "bad"] = raising("silent")
         await answer(engine, Put("bad"))
     assert {record.filename for record in caplog.records} == {"actor.py"}
+
+
+def test_a_logger_that_the_configuration_disables_is_told_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = logging.getLogger("foldline.a-host")
+    logger = safe_logger(host)
+    logger.warning("seen")
+    # What dictConfig and fileConfig do to each logger that they do not name.
+    host.disabled = True
+    logger.info("lost, as one that a level leaves out")
+    logger.error("lost")
+    safe_logger(host).critical("lost, and told of already")
+
+    told = [(record.name, record.getMessage()) for record in caplog.records]
+    assert [name for name, _ in told] == ["foldline.a-host", "root"]
+    assert "disable_existing_loggers=False" in told[1][1]

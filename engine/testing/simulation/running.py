@@ -252,11 +252,13 @@ def _run(program: Program, seed: int, lives: int, faults: Faults, *, logs: bool)
 def _logging(shown: bool) -> Generator[None]:
     """Let the engine be silent about faults that are meant to be, unless a seed is replayed."""
     logger = logging.getLogger("foldline")
-    before, logger.disabled = logger.disabled, logger.disabled or not shown
+    before = logger.level
+    if not shown:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.setLevel(before)
 
 
 def _live(
