@@ -16,7 +16,7 @@ from ..errors import Closed, UsageError
 from ..runtime.loops import running_loop
 from .supervisor import Life
 
-__all__ = ["Entrance"]
+__all__ = ["Entrance", "this_process"]
 
 _process = os.getpid()
 """This process. A fork is told of by the interpreter, and asking costs a call of the system."""
@@ -119,6 +119,11 @@ class Entrance:
             error = Closed("the engine has failed and runs no more commands; start a new one")
             raise error from self._life.failed
         raise Closed("the engine is stopping or has stopped: nothing was run")
+
+
+def this_process() -> int:
+    """Give the number of this process, without a call of the system."""
+    return _process
 
 
 def _note_fork() -> None:

@@ -5,7 +5,8 @@ portal that starts its engine gives it a loop in a thread of its own, and drains
 the end of the `with`; a portal to an engine that runs already is a door into its loop and ends
 nothing. From the engine's own loop it is refused, since it would wait for itself. A caller that
 stops waiting is told what it cannot know: whether its command was run. A portal of a function makes
-an engine each time that it is opened anew, so that one that could not start is not the end of all.
+an engine each time that it is entered anew, so that one that could not start is not the end of all.
+Who has closed it in this process has ended it: `open` starts nothing again, and `with` does.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ..runtime.loops import own_context
 from ..runtime.native import in_turn, is_patched, result_of, start_native
 from ..runtime.safely import as_error
 from ..write.bulk import as_taken, check_many, enveloped
+from .entrance import this_process
 
 __all__ = ["Portal", "PortalEngine"]
 
@@ -117,7 +119,8 @@ class Portal:
     """A way to an engine for threads: `Engine.portal` gives one, as does `Portal(make_engine)`.
 
     Any number of threads may use one portal at the same time; one of them enters it. For a server,
-    give the function: `open` makes a new engine if the last could not start, or has failed.
+    give the function: `open` makes a new engine if the last could not start, or has failed, and
+    each `with` makes one.
     """
 
     def __init__(self, engine: PortalEngine | Callable[[], PortalEngine]) -> None:
@@ -130,13 +133,12 @@ class Portal:
         elif callable(engine) and not is_class:
             self._make = engine
         else:
-            raise UsageError(
-                f"Portal(...) takes an engine, or the function that makes one, as "
-                f"Portal(make_engine), and not {engine!r:.60}"
-            )
+            text = "takes an engine, or the function that makes one, as Portal(make_engine)"
+            raise UsageError(f"Portal(...) {text}, and not {engine!r:.60}")
         self._opening = in_turn()
         self._failures: list[Exception] = []
         """Why the last start failed; a new list for each, so that who waited for it knows."""
+        self._closed_in: int | None = None  # a process; one that is forked later may open it
         self._thread: _LoopThread | None = None
         """Of a portal that has started its engine."""
         self._forsaking: finalize[[_LoopThread, PortalEngine], Portal] | None = None
@@ -146,11 +148,10 @@ class Portal:
     def __enter__(self) -> Portal:
         """Start the engine on a loop of its own, unless it runs already; raises what it raises."""
         if self._thread is not None:
-            raise UsageError(
-                "this portal has been entered, and the end of that `with` closes the engine: in "
-                "other threads use it without a `with` of their own"
-            )
-        engine = self._new_engine()
+            raise UsageError("this portal has been entered: use it in other threads without `with`")
+        return self._start(self._engine if self._make is None else self._new_engine(self._make))
+
+    def _start(self, engine: PortalEngine) -> Portal:
         if not engine.is_new:
             engine.usable_loop()
             self._made = engine
@@ -166,11 +167,15 @@ class Portal:
         self._forsaking.atexit = False
         return self
 
-    def _new_engine(self) -> PortalEngine:
+    def _next_engine(self) -> PortalEngine:
         """Give the engine that is to be started, or runs; one that was closed stays closed."""
-        if self._make is None or (self._made is not None and self._made.failed is None):
+        is_over = self._made is None or self._made.failed is not None
+        if self._make is None or not (is_over or self._closed_in not in (None, this_process())):
             return self._engine
-        engine: Any = self._make()
+        return self._new_engine(self._make)
+
+    def _new_engine(self, make: Callable[[], PortalEngine]) -> PortalEngine:
+        engine: Any = make()
         if not hasattr(engine, "usable_loop"):
             raise UsageError(f"the function of this portal gave {engine!r:.60}, and no Engine")
         return cast("PortalEngine", engine)
@@ -186,9 +191,7 @@ class Portal:
     @property
     def _engine(self) -> PortalEngine:
         if self._made is None:
-            raise UsageError(
-                "this portal has not been opened: write `portal.open()`, or use it with `with`"
-            )
+            raise UsageError("this portal was not opened: write `portal.open()`, or use `with`")
         return self._made
 
     def __exit__(
@@ -206,6 +209,7 @@ class Portal:
             self._forsaking.detach()
         if thread is None or not thread.is_alive():
             return
+        self._closed_in = this_process()
         try:
             thread.call(self._engine.__aexit__, kind, error, traceback)
         finally:
@@ -218,6 +222,7 @@ class Portal:
         `portal.open().execute(...)` starts it at the first request, after a server has forked. A
         start that fails raises what the engine raises, in each of these threads. Of a portal with
         a function, the next call tries again, and also starts a new engine where one has failed.
+        Raises Closed behind `close` or the end of a `with`, but in a process that was forked since.
         """
         failures = self._failures
         with self._opening:
@@ -228,7 +233,7 @@ class Portal:
             if self._failures is not failures:
                 raise self._failures[0]  # of somebody who tried while this thread waited
             try:
-                return self.__enter__()
+                return self._start(self._next_engine())
             except Exception as error:
                 self._failures = [error]
                 raise
@@ -351,10 +356,8 @@ class Portal:
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         loop = self._engine.usable_loop()
         if _running_loop() is loop:
-            raise UsageError(
-                "a portal is for other threads: it blocks, and here it would block the loop that "
-                "it waits for. Await the engine itself."
-            )
+            text = "a portal is for other threads: here it would block the loop that it waits for"
+            raise UsageError(f"{text}. Await the engine itself.")
         inner = function()
         waiting = _without_exit(inner)
         try:
@@ -467,8 +470,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-_ending: Final[set[asyncio.Task[None]]] = set()
-"""A loop keeps no task from being collected."""
+_ending: Final[set[asyncio.Task[None]]] = set()  # a loop keeps no task from being collected
 
 
 def _forsaken(thread: _LoopThread, engine: PortalEngine) -> None:

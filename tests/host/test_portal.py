@@ -28,6 +28,7 @@ from engine import (
 )
 from engine.host.portal import Portal
 from engine.stores.sqlite.log.store import SqliteStore
+from tests.strangers.forking import status_of_fork
 from tests.support.counters import Add, Counter, counters
 from tests.support.held_store import HeldStore, unknown
 from tests.support.tallies import GetTally, Tallies, Tally, get_tally
@@ -177,6 +178,27 @@ def test_threads_that_wait_for_one_start_are_told_of_its_failure(tmp_path: Path)
         assert len({id(future.result()) for future in asked}) == len(made) == 1
 
 
+def test_each_with_of_a_portal_of_a_function_has_an_engine_of_its_own(tmp_path: Path) -> None:
+    """As in tests of an app that has the portal in a module."""
+    portal = Portal(lambda: tallied(store=f"sqlite:{tmp_path / 'log.db'}"))
+    for version in (1, 2):
+        with portal:
+            assert portal.open().execute(Add("a", 1)).version == version
+        with pytest.raises(Closed, match="has stopped"):
+            portal.open()
+
+
+def test_a_portal_that_was_closed_before_a_fork_opens_in_the_fork(tmp_path: Path) -> None:
+    """As in a server that has used it while it loaded the app, before it forks its workers."""
+    portal = Portal(lambda: tallied(store=f"sqlite:{tmp_path / 'log.db'}"))
+    with portal:
+        portal.execute(Add("a", 1))
+
+    assert status_of_fork(lambda: portal.open().execute(Add("a", 1)).version == 2) == 0
+    with pytest.raises(Closed, match="has stopped"):
+        portal.open()
+
+
 @pytest.mark.parametrize("given", [Engine, None, "sqlite:log.db"])
 def test_a_portal_is_of_an_engine_or_of_a_function(given: Any) -> None:
     with pytest.raises(UsageError, match=r"as Portal\(make_engine\)"):
@@ -185,7 +207,7 @@ def test_a_portal_is_of_an_engine_or_of_a_function(given: Any) -> None:
 
 def test_the_function_of_a_portal_gives_an_engine() -> None:
     portal = Portal(lambda: None)  # type: ignore[arg-type,return-value]
-    with pytest.raises(UsageError, match="has not been opened"):
+    with pytest.raises(UsageError, match="was not opened"):
         portal.execute(Add("a", 1))
     with pytest.raises(UsageError, match="gave None, and no Engine"):
         portal.open()
