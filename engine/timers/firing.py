@@ -31,6 +31,7 @@ from ..errors import (
     Closed,
     Conflict,
     EngineError,
+    HandlerFailed,
     OutcomeUnknown,
     Overloaded,
     Rejected,
@@ -57,8 +58,10 @@ from ..stores.contract.timers import (
     TimerKey,
     WaitingTimer,
 )
+from .aside import UNKNOWN, Aside, has_failed
 from .giving import Fire, Flying, TellRejection
 from .settling import Settling
+from .tally import Tally
 
 __all__ = ["Firing"]
 
@@ -129,9 +132,10 @@ class Firing:
         """Whether a command found no room, or was voided: it is sent again after a pause."""
         self._pause = 0.0
         self._store_failed = False
-        self._waiting = self._parked = 0
-        self._cancelled = False
-        """Whether there may be one that an operator has cancelled."""
+        self._tally = Tally(store, ports.clock)
+        self._aside = Aside(store, known, self._tally, ports.clock, logger)
+        self._seeks_known = False
+        """Whether some were set aside whose commands this release may know."""
         self._fired = self._rejected = self._failed = 0
         self._late_seconds = Histogram.of_seconds()
 
@@ -140,7 +144,8 @@ class Firing:
 
         `any_stand` says whether there is any, cancelled ones included.
         """
-        self._waiting, self._parked, self._cancelled = timers - parked, parked, any_stand
+        self._tally.begin(timers, parked, any_stand=any_stand)
+        self._seeks_known = parked > 0
 
     def statistics(self) -> TimerStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -149,13 +154,13 @@ class Firing:
         with contextlib.suppress(IndexError, RuntimeError):
             due += [timer.due for timer in list(ahead) if timer.next <= now]
         return TimerStatistics(
-            waiting=self._waiting,
+            waiting=max(0, self._tally.waiting),
             due=len(due),
             lag_seconds=max(0.0, (now - min(due)) / 1e6) if due else 0.0,
             fired=self._fired,
             rejected=self._rejected,
             failed=self._failed,
-            parked=self._parked,
+            parked=self._tally.parked,
             late_seconds=self._late_seconds.copy(),
         )
 
@@ -163,13 +168,15 @@ class Firing:
 
     def changed(self, extras: Sequence[Extra], more: int) -> None:
         """Note what is durable now: timers set and taken away, and how many more there are."""
-        self._waiting += more
         for extra in extras:
             if isinstance(extra, SetTimer):
                 self._forget((extra.stream, extra.name))
                 self._look_at(extra.due)
             elif isinstance(extra, DropTimer | FiredTimer):
                 self._forget((extra.stream, extra.name))
+        self._tally.changed(more)
+        if self._tally.seconds is not None:
+            self._bell.set()  # they are to be counted
 
     def _forget(self, key: TimerKey) -> None:
         self._wanted.pop(key, None)
@@ -184,6 +191,7 @@ class Firing:
 
     def look(self) -> None:
         """Ask the store what stands: others may have set timers."""
+        self._tally.doubt()
         self._look_at(0)
 
     async def retry_parked(self) -> int:
@@ -191,18 +199,8 @@ class Firing:
 
         It returns when that is durable. Raises StoreFailed.
         """
-        count, after, now = 0, ("", ""), self._clock.now()
-        while page := await self._store.read_timers(after, timers_max=_PAGE):
-            after = page[-1].key
-            parked = [timer for timer in page if _has_failed(timer)]
-            if parked:
-                await self._store.settle_timers(
-                    [SettledTimer(t.stream, t.name, t.position, now) for t in parked]
-                )
-            count += len(parked)
-            self._parked -= len(parked)
-            self._waiting += len(parked)
-        self._look_at(now)
+        count = await self._aside.retry()
+        self._look_at(0)
         return count
 
     # -- what operators do --------------------------------------------------------------------
@@ -235,13 +233,15 @@ class Firing:
     @property
     def any_stand(self) -> bool:
         """Whether there may be a timer."""
-        return self._waiting > 0 or self._parked > 0 or self._cancelled
+        return self._tally.any_stand
 
     def acted(self, before: WaitingTimer, after: WaitingTimer) -> None:
         """Count what an operator did to a timer."""
-        self._cancelled = self._cancelled or after.cancelled
-        self._waiting += (not after.parked) - (not before.parked)
-        self._parked += _has_failed(after) - _has_failed(before)
+        self._tally.acted(
+            waiting=(not after.parked) - (not before.parked),
+            failed=has_failed(after) - has_failed(before),
+            cancelled=after.cancelled,
+        )
 
     # -- its life -----------------------------------------------------------------------------
 
@@ -252,6 +252,9 @@ class Firing:
             await _wait(self.may_begin, _BEGIN_SECONDS)
             while not self._stopping.is_set():
                 try:
+                    if self._seeks_known:
+                        await self._aside.retry_known()
+                        self._seeks_known = False
                     await self._go_on()
                     self._store_failed = False
                 except StoreFailed as error:
@@ -276,6 +279,8 @@ class Firing:
             self._turned_away = False
             self._pause = min(max(2 * self._pause, _PAUSE_SECONDS), _PAUSE_SECONDS_MAX)
             await _wait(self._stopping, self._pause)
+        if self._tally.seconds == 0:
+            await self._tally.count()
         if self._horizon <= self._clock.now() and not self._is_due():
             await self._read()
         while self._is_due() and not self._is_full and not self._turned_away:
@@ -311,10 +316,11 @@ class Firing:
         first = self._ahead[0].next if self._ahead else FOREVER
         self._wakes_at = min(first, self._horizon)
         seconds = (self._wakes_at - self._clock.now()) / 1e6
-        if self._wakes_at == FOREVER:
+        count = self._tally.seconds
+        if self._wakes_at == FOREVER and count is None:
             await self._bell.wait()
         elif seconds > 0:
-            await _wait(self._bell, min(seconds, _LOOK_SECONDS))
+            await _wait(self._bell, min(seconds, _LOOK_SECONDS if count is None else count))
         self._wakes_at = 0
 
     async def _read(self) -> None:
@@ -358,10 +364,16 @@ class Firing:
         if self._failpoint is not None:
             self._failpoint("timers.due")
         self._flying[*timer.key, timer.position] = timer
+        carried = read_metadata(timer.metadata)
+        try:
+            envelope = self._envelope(timer, carried)
+        except HandlerFailed as error:
+            self._failed += 1
+            self.settling.add(self._postponed(timer, error, UNKNOWN))
+            return
         try:
             fired = FiredTimer(timer.stream, timer.name, timer.position)
-            carried = read_metadata(timer.metadata)
-            mail = self.fire(self._envelope(timer, carried), fired, carried.depth)
+            mail = self.fire(envelope, fired, carried.depth)
         except EngineError as error:
             self._take(timer, error, wrote=False)
         else:
@@ -440,7 +452,7 @@ class Firing:
             self._failed += 1
             self.settling.add(self._postponed(timer, error))
 
-    def _postponed(self, timer: WaitingTimer, error: BaseException) -> SettledTimer:
+    def _postponed(self, timer: WaitingTimer, error: BaseException, why: str = "") -> SettledTimer:
         """Let a timer wait again, or set it aside."""
         attempts = timer.attempts + 1
         retries = self._limits.timer_retries
@@ -448,7 +460,7 @@ class Firing:
             retries = max(retries, _PATIENT_RETRIES)
         parked = attempts > retries
         seconds = min(2.0 ** min(attempts - 1, _DOUBLINGS_MAX), _RETRY_SECONDS_MAX)
-        cause = f"{type(error).__name__}: {text_of(error)}"[:_CAUSE_MAX]
+        cause = f"{why or f'{type(error).__name__}: '}{text_of(error)}"[:_CAUSE_MAX]
         again = "is set aside" if parked else f"is tried again in {seconds:g} s"
         self._logger.log(
             logging.ERROR if parked else logging.WARNING,
@@ -467,21 +479,16 @@ class Firing:
         self._bell.set()
 
     def _note_settled(self, settled: Sequence[SettledTimer], gone: int) -> None:
-        self._waiting -= gone
+        self._tally.went(gone)
         for each in settled:
             del self._flying[each.stream, each.name, each.position]
             if self._reading is not None:
                 self._reading.add((each.stream, each.name))  # it may be read as it was before
             if each.parked:
-                self._waiting -= 1
-                self._parked += 1
+                self._tally.set_aside()
             elif each.next is not None:
                 self._look_at(each.next)
         self._bell.set()
-
-
-def _has_failed(timer: WaitingTimer) -> bool:
-    return timer.parked and not timer.cancelled
 
 
 async def _wait(bell: Bell, seconds: float) -> None:

@@ -1,0 +1,166 @@
+"""Timers that are set aside are counted as they stand, and tried by the release that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from engine import (
+    After,
+    Aggregate,
+    Command,
+    Decision,
+    Engine,
+    Event,
+    Id,
+    Limits,
+    MemoryStore,
+    Ports,
+    TimerStatistics,
+    applies,
+    handles,
+)
+from engine.testing.scenario import ManualClock
+from tests.support.postgres import Server
+from tests.support.waiting import until
+
+from .kettles import Forget, Kettle, SwitchOff, SwitchOn, failing, runs
+
+START = 1_000_000_000
+LIMITS = Limits(timer_retries=1)
+
+
+class Begin(Command):
+    lamp: Id
+
+
+class Begun(Event, name="lamp-begun"):
+    pass
+
+
+class Lamp(Aggregate, kind="lamp"):
+    """Its timer is for a kettle, which an older release does not have."""
+
+    @handles
+    def begin(self, command: Begin) -> Decision[Begun]:
+        return Decision(Begun(), timers=[After(SwitchOff(self.id), "off", seconds=1)])
+
+    @applies
+    def begun(self, event: Begun) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    runs.clear()
+    failing.clear()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(START)
+
+
+def opened(store: Any, clock: ManualClock, *kinds: type[Aggregate]) -> Engine:
+    ports = Ports(clock=clock, watcher=None)
+    return Engine(list(kinds) or [Kettle], store=store, ports=ports, limits=LIMITS)
+
+
+@pytest_asyncio.fixture(params=["memory", "sqlite", "postgres"])
+async def engine(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock
+) -> AsyncIterator[Engine]:
+    store: Any = MemoryStore() if request.param == "memory" else f"sqlite:{tmp_path / 'log.db'}"
+    if request.param == "postgres":
+        server: Server = request.getfixturevalue("postgres")
+        store = server.url(server.new_schema())
+    async with opened(store, clock) as engine:
+        yield engine
+
+
+def numbers(engine: Engine) -> TimerStatistics:
+    return engine.statistics().timers
+
+
+async def stands(engine: Engine, clock: ManualClock, *, waiting: int, parked: int) -> None:
+    """Wait until the numbers are these; the store counts once a second."""
+    clock.advance(2)
+    await until(lambda: (numbers(engine).waiting, numbers(engine).parked) == (waiting, parked))
+
+
+async def set_aside(engine: Engine, clock: ManualClock, *kettles: str) -> None:
+    failing.update(kettles)
+    for kettle in kettles:
+        await engine.execute(SwitchOn(kettle, 0))
+    await until(lambda: numbers(engine).failed == len(kettles))
+    clock.advance(2)
+    await until(lambda: numbers(engine).parked == len(kettles))
+    failing.clear()
+
+
+async def test_one_that_was_set_aside_and_is_cancelled_or_set_again_is_counted_no_more(
+    engine: Engine, clock: ManualClock
+) -> None:
+    await set_aside(engine, clock, "a", "b", "c")
+
+    await engine.execute(Forget("a"))
+    await stands(engine, clock, waiting=0, parked=2)
+    await engine.execute(SwitchOn("b", 10))
+    await stands(engine, clock, waiting=1, parked=1)
+    clock.advance(601)
+    await stands(engine, clock, waiting=0, parked=1)
+
+    assert await engine.retry_timers() == 1
+    await stands(engine, clock, waiting=0, parked=0)
+    checks = (await engine.health()).checks
+    assert next(check for check in checks if check.name == "timers.parked").ok
+
+
+async def test_one_that_an_operator_cancelled_and_is_set_again_waits(
+    engine: Engine, clock: ManualClock
+) -> None:
+    await engine.execute(SwitchOn("a", 10))
+    await engine.cancel_timer("kettle:a", "off")
+    await stands(engine, clock, waiting=0, parked=0)
+
+    await engine.execute(SwitchOn("a", 10))
+    await stands(engine, clock, waiting=1, parked=0)
+
+
+async def test_what_an_older_release_set_aside_is_run_by_the_newer_one(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    path = f"sqlite:{tmp_path / 'log.db'}"
+    async with opened(path, clock, Lamp, Kettle) as engine:
+        await engine.execute(Begin("l"))
+    clock.advance(1)
+    async with opened(path, clock, Lamp) as older:
+        await until(lambda: numbers(older).failed == 1)
+        clock.advance(2)
+        await until(lambda: numbers(older).parked == 1)
+    async with opened(path, clock, Lamp) as older:
+        clock.advance(60)
+        await until(lambda: numbers(older).parked == 1)
+    async with opened(path, clock, Lamp, Kettle) as engine:
+        await until(lambda: numbers(engine).fired == 1)
+        await stands(engine, clock, waiting=0, parked=0)
+
+    assert [kettle for _, kettle, _ in runs] == ["l"]
+
+
+async def test_what_this_release_failed_at_stays_set_aside_over_a_start(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    path = f"sqlite:{tmp_path / 'log.db'}"
+    async with opened(path, clock) as engine:
+        await set_aside(engine, clock, "a")
+        tries = len(runs)
+    async with opened(path, clock) as engine:
+        await engine.execute(SwitchOn("b", 0))
+        await until(lambda: numbers(engine).fired == 1)
+
+        assert numbers(engine).parked == 1
+    assert [kettle for _, kettle, _ in runs[tries:]] == ["b"]
