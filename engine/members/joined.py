@@ -346,14 +346,19 @@ class Joined:
         return self._wiring
 
     async def _open_keys(self) -> None:
-        """Let what is read from the log be decrypted, which the classes of the first engine do."""
-        if self._first.vault is not None:
+        """Let what is read from the log be decrypted, which the classes of the first engine do.
+
+        That engine may own the log, or try to: where it ends, what is read here is read on.
+        """
+        vault = self._first.vault
+        if vault is not None:
             log, names = self._log, self._first.registry.personal
-            await self._first.vault.open(self._ports, log.log_id, log, names)
-            self._log.met = self._first.vault.know
+            await vault.open(self._ports, log.log_id, log, names)
+            vault.is_kept, self._log.met = True, vault.know
 
     async def _close_keys(self) -> None:
-        if self._first.vault is not None and self._wiring is not self._first:
+        if self._first.vault is not None:
+            self._first.vault.is_kept = False
             await self._first.vault.close()
 
     def statistics(self) -> EngineStatistics:
@@ -448,7 +453,6 @@ class Joined:
                 await self._onlooker.__aexit__(None, None, None)
                 raise
             self._watching = asyncio.create_task(self._run(), name="foldline log watch")
-        # An engine of this process that has lost the log has closed them.
         await self._open_keys()
         self._use(self.reads)
 

@@ -83,6 +83,8 @@ class Vault:
         self._flushing = asyncio.Lock()
         self._are_kept = True
         """Whether new keys could be made durable, when it was tried last."""
+        self.is_kept = False
+        """Whether others in this process read by it, so that an engine's end leaves it open."""
         self.keeps_states = True
         """Whether states may be sealed: not while some in memory have a person who was erased."""
 
@@ -121,7 +123,9 @@ class Vault:
         self.begun_before = {each.number: self.made(each.subject) or 0 for each in unfinished}
 
     async def close(self) -> None:
-        """Close it; a second call does nothing."""
+        """Close it, unless it is kept; a second call does nothing."""
+        if self.is_kept:
+            return
         self._opened = False
         self.forget()
         await self.store.close()

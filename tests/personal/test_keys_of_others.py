@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from engine import Archive, Ports
 from engine.personal.vault import Vault
 from engine.stores.postgres import keys as keys_of_postgres
+from engine.stores.postgres.address import read_address
 from engine.stores.postgres.keys import PostgresKeys, keys_address
 from engine.testing.conformance.keys import LOG_ID
-from tests.support.postgres import Server
+from tests.members.joining import part
+from tests.support.postgres import Server, asked
+from tests.support.waiting import until
 
 from .hotel import Guest, Register, Registered, Room, hotel
 
@@ -74,6 +78,30 @@ async def test_who_takes_a_log_over_reads_what_its_former_owner_has_just_written
         while (status := await member.projections.status("guests")).position < receipt.position:
             assert status.state != "stopped"
             await asyncio.sleep(0.01)
+
+
+async def test_an_owner_that_loses_the_log_reads_on_before_it_has_met_the_next_one(
+    places: tuple[str, str], postgres: Server
+) -> None:
+    log, keys = places
+    held = asyncio.Event()
+    async with hotel(log, keys=keys, join=True) as owner, asyncio.timeout(60):
+        feed = owner.feed(follow=True)
+        await owner.execute(Register("g-1", "Guest 1"))
+        membership: Any = owner._joined._membership  # type: ignore[union-attr] # pyright: ignore
+        go_on, membership._join_often = membership._join_often, lambda _: held.wait()
+        schema = read_address(log).schema
+        # As if another one had taken the log over.
+        await asked(postgres, f"SELECT {schema}.end_session_1(1)")
+        await until(lambda: part(owner).role == "waiting")
+        assert (await owner.state(Guest, "g-1")).name == "Guest 1"
+        assert await owner.personal.erasures() == []
+        found = (await anext(feed)).event
+        assert isinstance(found, Registered)
+        assert found.name == "Guest 1"
+        await feed.aclose()
+        membership._join_often = go_on
+        held.set()
 
 
 async def test_who_begins_to_write_has_all_keys_that_were_made_before(
