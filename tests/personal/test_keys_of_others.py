@@ -85,11 +85,15 @@ async def test_an_owner_that_loses_the_log_reads_on_before_it_has_met_the_next_o
 ) -> None:
     log, keys = places
     held = asyncio.Event()
+
+    async def hold(_: object) -> None:
+        await held.wait()
+
     async with hotel(log, keys=keys, join=True) as owner, asyncio.timeout(60):
         feed = owner.feed(follow=True)
         await owner.execute(Register("g-1", "Guest 1"))
         membership: Any = owner._joined._membership  # type: ignore[union-attr] # pyright: ignore
-        go_on, membership._join_often = membership._join_often, lambda _: held.wait()
+        go_on, membership._join_often = membership._join_often, hold
         schema = read_address(log).schema
         # As if another one had taken the log over.
         await asked(postgres, f"SELECT {schema}.end_session_1(1)")
