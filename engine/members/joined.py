@@ -354,7 +354,8 @@ class Joined:
         if vault is not None:
             log, names = self._log, self._first.registry.personal
             await vault.open(self._ports, log.log_id, log, names)
-            vault.is_kept, self._log.met = True, vault.know
+            vault.is_kept = True
+            self._log.met = vault.know
 
     async def _close_keys(self) -> None:
         if self._first.vault is not None:
