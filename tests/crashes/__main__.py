@@ -189,6 +189,7 @@ def main() -> int:
         "--wire", choices=("tcp", "nats"), default="tcp", help="between members in PostgreSQL"
     )
     parser.add_argument("--spread", action="store_true", help="each member owns a part of the log")
+    parser.add_argument("--persons", action="store_true", help="members: with personal data")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of one trial of members")
     parser.add_argument("--packages", default="", help="a folder that has Patroni and psycopg")
     parser.add_argument(
@@ -218,6 +219,7 @@ def main() -> int:
             postgres=in_server,
             on_nats=in_server and options.wire == "nats",
             is_spread=in_server and options.spread,
+            with_persons=options.persons,
             seconds=options.seconds,
         )
     if options.what == "turns":

@@ -5,6 +5,7 @@ and each answer, as lines of `Said`. LISTEN is where other machines find it: it 
 each process were on a machine of its own. The clock of its machine is so many hours off. Where it
 reads the name of a failpoint, it stands still there as soon as it comes by. JOIN says how the log
 is shared: by one owner, by several ("spread"), or with projections that all of them run ("shared").
+With "persons" it has one owner, and personal data.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from engine import (
     Command,
     Engine,
     EngineError,
-    Event,
-    Id,
     Meta,
     OutcomeUnknown,
     Ports,
@@ -36,8 +35,6 @@ from engine import (
     Rejected,
     Row,
     Table,
-    applies,
-    handles,
     projects,
     run,
 )
@@ -45,6 +42,7 @@ from engine.members import meeting
 from engine.runtime.machine import SystemClock
 
 from .members_joint import DECISIONS, KINDS, Look, Move, drawn, told
+from .members_notebooks import Count, Diary, Note, Notebook, Noted, keys_of, looked
 
 __all__ = ["CLIENTS", "NOTEBOOKS", "Said", "engine_of"]
 
@@ -56,39 +54,6 @@ _HOUR = 3_600_000_000
 _GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
 """Ports below these are given by who starts this process."""
 _SCHEDULED = Path(f"/proc/{os.getpid()}/schedstat")
-
-
-class Noted(Event, name="noted"):
-    what: str
-
-
-class Note(Command):
-    notebook: Id
-    what: str
-
-
-class Count(Command):
-    """Is rejected, with how many notes there are."""
-
-    notebook: Id
-
-
-class Notebook(Aggregate, kind="notebook"):
-    """Remembers keys for longer than commands of one notebook are on their way."""
-
-    notes: int = 0
-
-    @handles
-    def note(self, command: Note) -> Noted:
-        return Noted(command.what)
-
-    @handles
-    def count(self, command: Count) -> None:
-        raise Rejected("counted", "so many are there", notes=self.notes)
-
-    @applies
-    def noted(self, event: Noted) -> None:
-        self.notes += 1
 
 
 class Summed(Row, key="notebook"):
@@ -124,8 +89,8 @@ class Said(msgspec.Struct, omit_defaults=True):
     """What a process says of itself, or of one command."""
 
     what: str
-    """"ready", "owner", "failed", "stops"; "sent", "receipt", "counted", "unknown", or another
-    error."""
+    """"ready", "owner", "failed", "stops"; "sent", "receipt", "counted", "read", "unknown", or
+    another error."""
     key: str
     """Of the command, also where it is sent without; else the name of the process."""
     at: float
@@ -195,8 +160,7 @@ async def work(store: str, name: str, listen: str, hours: str, join: str) -> Non
     ports = Ports(clock=Off(int(hours)), failpoint=Stops(name).reach)
     async with engine_of(store, join, listen=listen or None, ports=ports) as engine:
         say(Said("ready", name, time.monotonic()))
-        is_joint = join == "spread"
-        clients = (_client(engine, f"{name}-{n}", stop, is_joint) for n in range(CLIENTS))
+        clients = (_client(engine, f"{name}-{n}", stop, join) for n in range(CLIENTS))
         await asyncio.gather(_tell_of_owners(engine, name, stop), *clients)
 
 
@@ -204,6 +168,8 @@ def engine_of(store: str, join: str, **options: Any) -> Engine:
     """Give an engine that shares a log in this way."""
     if join == "shared":
         options |= {"projections": [Whole, Sliced], "share_projections": True}
+    if join == "persons":
+        return Engine([Diary], store=store, keys=keys_of(store), join=True, **options)
     if join != "spread":
         return Engine([Notebook], store=store, join=True, **options)
     kinds: list[type[Aggregate]] = [Notebook, *KINDS]
@@ -226,7 +192,7 @@ def _hide_folders(*, is_all: bool) -> None:
     module._folders = folders
 
 
-async def _client(engine: Engine, name: str, stop: asyncio.Event, is_joint: bool) -> None:
+async def _client(engine: Engine, name: str, stop: asyncio.Event, join: str) -> None:
     chance = random.Random(name)
     number = 0
     while not stop.is_set() and engine.failed is None:
@@ -236,7 +202,13 @@ async def _client(engine: Engine, name: str, stop: asyncio.Event, is_joint: bool
         stream = f"notebook:{notebook}"
         if number % 4 == 0:
             await _send(engine, Count(notebook), Said("sent", key, 0.0, False, stream))
-        elif is_joint and number % 2:
+        elif join == "persons" and number % 4 == 2:
+            said = Said("sent", key, time.monotonic(), False, stream)
+            say(said)
+            said.what = await looked(engine, notebook)
+            said.at = time.monotonic()
+            say(said)
+        elif join == "spread" and number % 2:
             command, (stream, other) = drawn(chance, key)
             said = Said("sent", key, 0.0, chance.random() < 0.7, stream, other=other)
             said.whole = isinstance(command, Move)

@@ -98,7 +98,7 @@ def _of_the_answers(said: Sequence[Said], log: Sequence[Row]) -> Iterator[str]:
         elif one.what in NOT_RUN:
             if found is not None:
                 yield f"{one.key} was called not run ({one.what}), and is at {found.position}"
-        elif one.what not in ("sent", "counted", "failed", *_OF_PROCESSES):
+        elif one.what not in ("sent", "counted", "read", "failed", *_OF_PROCESSES):
             yield f"{one.key} was answered with {one.what}"
     streams: dict[str, list[Row]] = {}
     for row in log:

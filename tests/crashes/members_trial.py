@@ -334,6 +334,7 @@ def trial(
     nats: NatsServer | None = None,
     *,
     is_spread: bool = False,
+    with_persons: bool = False,
 ) -> Found:
     """Run one trial, for so many rounds or so long, and judge it."""
     chance = random.Random(seed)
@@ -347,6 +348,8 @@ def trial(
             for machine in machines:
                 _connect(machine, network, server, schema, nats)
         run = Trial(machines, network, is_spread=is_spread)
+        if with_persons:
+            run.join = "persons"
         found = Found(faults=run.faults, pauses=run.pauses)
         try:
             end = time.monotonic() + seconds
@@ -444,6 +447,7 @@ def main(
     postgres: bool = False,
     on_nats: bool = False,
     is_spread: bool = False,
+    with_persons: bool = False,
     seconds: float = 0,
 ) -> int:
     """Run trials, or one for so long; print what they show, and give the exit status."""
@@ -452,7 +456,8 @@ def main(
         nats = stack.enter_context(_nats_server()) if on_nats else None
         bad, total, begun = 0, Found(), time.monotonic()
         for seed in range(first, first + trials):
-            found = trial(seed, rounds, seconds, server, nats, is_spread=is_spread)
+            ways = {"is_spread": is_spread, "with_persons": with_persons}
+            found = trial(seed, rounds, seconds, server, nats, **ways)
             total.answers += found.answers
             total.faults += found.faults
             total.pauses += found.pauses
