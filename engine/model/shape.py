@@ -3,15 +3,17 @@
 Rules: covered are the encoded names, the order, types and requiredness of all fields, and the same
 of all structs inside. Class names and docstrings are not: they do not show in bytes. A default is
 covered where a stored event may lack its field, since there it is what the event says; elsewhere it
-is not, since all fields are stored. In events and states the names of an enum's numbers are: with
-`auto()` a number goes to another member as one goes. Covered is whether an event has personal
-fields, and not which: they may become more. A shape that an earlier release wrote under the same
-version is gone on from only where what is absent there is well defined.
+is not, since all fields are stored, but for those that are UNSET. In events and states the names of
+an enum's numbers are: with `auto()` a number goes to another member as one goes. Covered is whether
+an event has personal fields, and not which: they may become more. A shape that an earlier release
+wrote under the same version is gone on from only where what is absent there is well defined.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import typing
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from functools import lru_cache
@@ -116,7 +118,7 @@ class _Shape:
         self._defaults = defaults
         """Whether defaults are covered where stored bytes may lack their field."""
         self._names = names
-        """Whether the names are covered that an enum gives to numbers."""
+        """Whether the names are covered that an enum gives to numbers, and what may be UNSET."""
         self._event = event
         self._absent = absent
         """Fields of the event itself that stored bytes may lack."""
@@ -139,7 +141,9 @@ class _Shape:
                 if name != "cls"
             }
             named = getattr(value, "cls", None)
-            return [type(value).__name__, getattr(named, "__name__", None), parts]
+            described = [type(value).__name__, getattr(named, "__name__", None), parts]
+            unset = self._unset(value.cls) if isinstance(value, inspect.DataclassType) else []
+            return [*described, unset] if unset else described
         if isinstance(value, (tuple, list)):
             return [self.of(item) for item in _items(value)]
         if isinstance(value, inspect.Field):
@@ -156,6 +160,13 @@ class _Shape:
             # The first name of a number: others may come and go.
             return sorted(([member.value, member.name] for member in cls), key=repr)
         return sorted(str(member.value) for member in cls)
+
+    def _unset(self, cls: Any) -> list[str]:
+        """Name the fields of a dataclass that are left out unless they are set."""
+        made = typing.get_origin(cls) or cls
+        if not self._names or not dataclasses.is_dataclass(made):
+            return []  # of `attrs`, say
+        return [field.name for field in dataclasses.fields(made) if field.default is msgspec.UNSET]
 
     def _struct(self, value: inspect.StructType) -> Any:
         if value.cls in self._inside:
@@ -176,8 +187,11 @@ class _Shape:
         held = {field.name for field in value.fields}
         said: list[Any] = []
         for name, (default, factory) in defaults_of(cls).items():
+            if name not in held:
+                continue
             # msgspec never leaves out what another function has made.
-            if name in names and name in held and (factory is None or factory in _EMPTY):
+            is_left_out = name in names and (factory is None or factory in _EMPTY)
+            if is_left_out or (self._names and default is msgspec.UNSET):
                 said.append([name, *_default(default if factory is None else factory())])
         return said
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET, UnsetType
 
 from engine import Aggregate, Command, Engine, Event, Id, StoreRefused, applies, handles
 from engine.errors import DefinitionError
@@ -193,6 +195,34 @@ def test_defaults_of_structs_inside_that_leave_them_out_are_compared() -> None:
     assert findings(event_type(release("GBP")), release("EUR")) == ["changed"]
     # What an earlier release of the engine stored said nothing of defaults.
     assert findings(EventType("paid", 1, schema_hash(release("GBP"))), release("GBP")) == []
+
+
+def unset_inside(kind: str, default: Any) -> type[Event]:
+    """Give an event with a field that is left out unless it is set, or in what is inside of it."""
+    fields = {"__annotations__": {"rate": int | UnsetType}, "rate": default}
+
+    class Struct(msgspec.Struct):
+        rate: int | UnsetType = default
+
+    @dataclass
+    class Data:
+        rate: int | UnsetType = default
+
+    inner: Any = Struct if kind == "struct" else Data
+    if kind != "event":
+        fields = {"__annotations__": {"sums": list[inner]}}
+    make: Any = type(Event)
+    return make("Paid", (Event,), {**fields, "__module__": __name__}, name="paid")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["event", "struct", "dataclass"])
+def test_what_is_left_out_since_it_was_not_set_stays_that(kind: str) -> None:
+    unset, changed = unset_inside(kind, UNSET), unset_inside(kind, 7)
+
+    assert findings(event_type(unset), unset) == []
+    assert findings(event_type(unset), changed) == ["changed"]
+    # A release of the engine that did not look at it is believed.
+    assert findings(EventType("paid", 1, schema_hash(unset)), unset) == []
 
 
 def test_a_default_that_no_stored_event_relies_on_may_change() -> None:
