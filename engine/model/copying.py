@@ -1,4 +1,4 @@
-"""Copies of what is mutable in a command, so that a caller who changes it changes nothing here.
+"""Copies of what is mutable in a command or an answer: who changes it changes nothing elsewhere.
 
 Rules: lists, tuples, dicts, sets, arrays, structs, dataclasses and attrs classes are copied, as
 deep as they go; numbers, strings, dates and whatever else cannot be taken apart is handed on as
@@ -22,7 +22,7 @@ from msgspec.structs import astuple, force_setattr
 
 from ..errors import InvalidInput
 
-__all__ = ["ATOMS", "own_copy"]
+__all__ = ["ATOMS", "copied", "own_copy"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -42,6 +42,11 @@ def own_copy(message: S) -> S:
     if not isinstance(given, msgspec.Struct) or ATOMS.issuperset(map(type, astuple(given))):
         return message  # most often so: messages are frozen
     return cast("S", _own_struct(given))
+
+
+def copied(value: Any) -> Any:
+    """Give a value of which nobody else has a part that can be changed."""
+    return _copied(value)
 
 
 def _own_struct(given: msgspec.Struct) -> msgspec.Struct:

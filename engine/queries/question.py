@@ -2,30 +2,35 @@
 
 Rules: its answer is settled while nothing has changed that it has read, and no ask is under way.
 It holds one answer, however many watch it and however slow they are, and counts them, so that each
-can tell whether there is one that it was not given yet. Nobody else has the list that it holds, to
+can tell whether there is one that it was not given yet. Nobody else has a list that it holds, to
 sort it or to take from it: the next answer is compared with it. It asks nothing itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import TracebackType
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec import inspect
 
 from ..model.conditions import Filter
+from ..model.copying import ATOMS, copied
 from ..model.footprint import footprint
 from ..model.messages import Query
 from ..model.rows import Scalar
 
 __all__ = ["Question", "Told", "are_same", "key_of", "own", "weigh"]
 
-_CONTAINERS: Final = (list, dict, set)
+_CLASSES_MAX: Final = 1_000
+"""Of how many classes it is kept whether their objects can be changed."""
+_ATOMS: Final = (
+    *(inspect.IntType, inspect.FloatType, inspect.BoolType, inspect.NoneType, inspect.StrType),
+    *(inspect.BytesType, inspect.DateType, inspect.DateTimeType, inspect.EnumType),
+)
 
 _canonical = msgspec.json.Encoder(order="deterministic")
 
@@ -143,21 +148,38 @@ def weigh(answer: Any) -> int:
 
 
 def own(answer: Any) -> Any:
-    """Give an answer whose lists, dicts and sets nobody else has, also those in a struct.
+    """Give an answer of which nobody else has a part that can be changed, as far as it is copied.
 
-    What is in them is shared: rows are frozen, and there may be many of them.
+    Rows in which nothing can be changed are shared, of which there may be many.
     """
-    if type(answer) in _CONTAINERS:
+    if type(answer) is list and all(map(_is_plain, set(map(type, answer)))):
         return answer.copy()
-    if not isinstance(answer, msgspec.Struct):
+    try:
+        return copied(answer)
+    except Exception:  # of a class of the host's
         return answer
-    fields = {name: getattr(answer, name) for name in answer.__struct_fields__}
-    copied: msgspec.Struct | None = None
-    for name, value in fields.items():
-        if type(value) in _CONTAINERS:
-            copied = copy.copy(answer) if copied is None else copied
-            force_setattr(copied, name, value.copy())
-    return answer if copied is None else copied
+
+
+@lru_cache(maxsize=_CLASSES_MAX)
+def _is_plain(kind: type) -> bool:
+    """Tell whether nothing of an object can be changed, by what its class says of its fields."""
+    if not issubclass(kind, msgspec.Struct):
+        return kind in ATOMS
+    try:
+        info = inspect.type_info(kind)
+    except Exception:
+        return False
+    return (
+        isinstance(info, inspect.StructType)
+        and kind.__struct_config__.frozen
+        and all(_is_atom(field.type) for field in info.fields)
+    )
+
+
+def _is_atom(declared: inspect.Type) -> bool:
+    if isinstance(declared, inspect.UnionType):
+        return all(map(_is_atom, declared.types))
+    return isinstance(declared, _ATOMS)
 
 
 def are_same(one: Any, other: Any) -> bool:

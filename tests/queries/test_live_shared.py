@@ -8,7 +8,7 @@ from contextlib import aclosing
 import msgspec
 import pytest
 
-from engine import ProjectionLag
+from engine import ProjectionLag, Row
 from engine.queries.question import own
 from tests.queries.watching import CALLER, Held, IsRich, Pair, Watcher, add, now, watched, within
 from tests.support.counters import Add, Empty
@@ -54,6 +54,13 @@ async def test_queries_are_the_same_only_where_an_answer_could_not_tell_them_apa
         assert engine.statistics().live.queries == 6
 
 
+class Tagged(Row, key="id"):
+    """A row with a list."""
+
+    id: str
+    tags: list[str]
+
+
 class Odd:
     """No JSON."""
 
@@ -83,6 +90,17 @@ def test_an_answers_own_lists_are_nobody_elses() -> None:
     assert (page, own({"a": 1}), own((1, [2]))) == (Page([1, 2], "more"), {"a": 1}, (1, [2]))
     row = Tally("a", 1, 1)
     assert own(row) is row
+    assert own([row])[0] is row
+
+
+def test_nor_are_lists_in_its_rows() -> None:
+    row = Tagged("a", ["x"])
+    answer = {"rows": [row], "more": (row,)}
+    mine = own(answer)
+    mine["rows"][0].tags.append("y")
+    mine["more"][0].tags.append("z")
+    own([row])[0].tags.append("z")
+    assert answer == {"rows": [Tagged("a", ["x"])], "more": (Tagged("a", ["x"]),)}
 
 
 @pytest.mark.parametrize("names_it", [True, False])
