@@ -152,7 +152,8 @@ def own(answer: Any) -> Any:
 
     Rows in which nothing can be changed are shared, of which there may be many.
     """
-    if type(answer) is list and all(map(_is_plain, set(map(type, answer)))):
+    kind: object = type(answer)
+    if kind is list and all(map(_is_plain, set(map(type, answer)))):
         return answer.copy()
     try:
         return copied(answer)
