@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import inspect
@@ -152,7 +152,7 @@ def own(answer: Any) -> Any:
 
     Rows in which nothing can be changed are shared, of which there may be many.
     """
-    kind: object = type(answer)
+    kind = cast("type[object]", type(answer))
     if kind is list and all(map(_is_plain, set(map(type, answer)))):
         return answer.copy()
     try:
