@@ -180,6 +180,28 @@ async def test_who_leads_may_leave_between_an_append_and_its_index(
         assert rows == [("who:ann",), ("who:bob",)]
 
 
+async def test_leases_are_renewed_and_who_leads_may_leave_while_the_index_is_made(
+    log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema, index, left = read_address(log).schema, vars(tags)["_index_page"], list[Any]()
+    renew = f"SELECT {schema}.renew_member_1(member, 0, 60) FROM {schema}.members WHERE decides"
+    leave = f"SELECT {schema}.end_session_1(session) FROM {schema}.sessions WHERE live"
+
+    async def indexed(*given: Any) -> Any:
+        if not left:
+            assert await asked(postgres, renew) == [(True,)]
+            left.extend(await asked(postgres, leave))
+        return await index(*given)
+
+    async with Engine([box()], store=log) as engine:
+        await engine.execute(Tick("b", "ann"))
+    monkeypatch.setattr(tags, "_index_page", indexed)
+    async with Engine([box("who")], store=log, join="spread"):
+        assert len(left) == 1
+        rows = await asked(postgres, f"SELECT tag FROM {schema}.tags ORDER BY position")
+        assert rows == [("who:ann",)]
+
+
 async def test_an_owner_that_stands_still_in_an_append_keeps_the_others_for_a_moment(
     log: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

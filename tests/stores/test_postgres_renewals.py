@@ -1,4 +1,8 @@
-"""A renewal that is on its way while another engine asks for the log: one of them has it after."""
+"""Renewals of leases beside engines that start.
+
+One that is on its way is waited for, and one of the two has the log after. None of them waits for a
+start: what starts here has not committed, as it is while a disk or a standby takes its time.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from tests.support.waiting import until
 
 _OVER = 0.0
 """Seconds of a lease that is over as soon as it is given."""
+_WAITS = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = $1"
 
 
 @pytest.fixture
@@ -44,8 +49,7 @@ async def told_after(
     await renewal_commits.start()
     assert await renewing.fetchval(renewal) is True
     answer = asyncio.ensure_future(asked(postgres, question))
-    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query = $1"
-    while not await asked(postgres, waits, question):
+    while not await asked(postgres, _WAITS, question):
         assert not answer.done(), "it did not wait"
     await renewal_commits.commit()
     (row,) = await answer
@@ -87,6 +91,94 @@ async def test_who_has_the_log_alone_and_renewed_that_keeps_owners_of_parts_out(
     join = f"SELECT joined, other FROM {schema}.join_members_2('part', 60)"
 
     assert await told_after(postgres, renewing, renewal, join) == (None, "alone")
+
+
+async def answered_beside(
+    postgres: Server, starting: Any, start: str, *renewals: str
+) -> tuple[tuple[Any, ...], str]:
+    """Give what a start is told, and to what its commit is synced; all else is renewed before."""
+    async with starting.transaction():
+        row = await starting.fetchrow(start)
+        for renewal in renewals:
+            # An error after five seconds where the start has locked what is renewed.
+            assert await asked(postgres, renewal) == [(True,)], renewal
+        return tuple(row), await starting.fetchval("SHOW synchronous_commit")
+
+
+async def test_who_is_told_that_another_one_has_the_log_keeps_no_renewal_waiting(
+    postgres: Server, schema: str, renewing: Any
+) -> None:
+    begin = f"SELECT session, holder FROM {schema}.begin_session_2"
+    join = f"SELECT joined, other FROM {schema}.join_members_2('part', 60)"
+    ((session, _),) = await asked(postgres, f"{begin}('alone', 60, false)")
+    renewal = f"SELECT {schema}.renew_session_1({session}, 60)"
+    view = await asked(postgres, f"SELECT view FROM {schema}.membership")
+
+    for start, told in (
+        (f"{begin}('new', 60, false)", (session, "alone")),
+        (f"{begin}('new', 60, true)", (session, "alone")),
+        (join, (None, "alone")),
+    ):
+        said, _ = await answered_beside(postgres, renewing, start, renewal)
+        assert said == told
+
+    assert await asked(postgres, f"SELECT view FROM {schema}.membership") == view
+
+
+async def test_who_joins_keeps_neither_who_leads_nor_other_owners_waiting(
+    postgres: Server, schema: str, renewing: Any
+) -> None:
+    begin = f"SELECT session, holder FROM {schema}.begin_session_2"
+    join = f"SELECT joined, other FROM {schema}.join_members_2"
+    ((member, _),) = await asked(postgres, f"{join}('first', 60)")
+    ((session, _),) = await asked(postgres, f"{begin}('leads', 60, true)")
+    renewals = (
+        f"SELECT {schema}.renew_session_1({session}, 60)",
+        f"SELECT {schema}.renew_member_1({member}, 1, 60)",
+    )
+
+    for start, told in (
+        (f"{begin}('leads too', 60, true)", (session, "leads")),
+        (f"{begin}('alone', 60, false)", (member, "first")),
+    ):
+        said, _ = await answered_beside(postgres, renewing, start, *renewals)
+        assert said == told
+    (joined, other), synced = await answered_beside(
+        postgres, renewing, f"{join}('second', 60)", *renewals
+    )
+
+    assert (joined is None, other, synced) == (False, None, "on")
+    await asked(postgres, f"SELECT {schema}.end_session_1({session})")
+    leads = f"{begin}('leads next', 60, true)"
+    (_, holder), synced = await answered_beside(postgres, renewing, leads, renewals[1])
+    assert (holder, synced) == (None, "on")
+
+
+async def test_who_waited_for_a_renewal_waits_for_no_standby_behind_it(
+    postgres: Server, schema: str, renewing: Any
+) -> None:
+    """What it has locked meanwhile is free as soon as it has its answer."""
+    ((session,),) = await asked(
+        postgres, f"SELECT session FROM {schema}.begin_session_2('alone', {_OVER}, false)"
+    )
+    starting = await connected(postgres)
+    synced = []
+    for start in (
+        f"SELECT holder FROM {schema}.begin_session_2('new', 60, false)",
+        f"SELECT other FROM {schema}.join_members_2('part', 60)",
+    ):
+        await asked(postgres, f"SELECT {schema}.renew_session_1({session}, {_OVER})")
+        renewal_commits = renewing.transaction()
+        await renewal_commits.start()
+        await renewing.fetchval(f"SELECT {schema}.renew_session_1({session}, 60)")
+        answer = asyncio.ensure_future(answered_beside(postgres, starting, start))
+        while not await asked(postgres, _WAITS, start):
+            assert not answer.done(), "it did not wait"
+        await renewal_commits.commit()
+        synced.append(await answer)
+    await starting.close()
+
+    assert synced == [(("alone",), "off")] * 2
 
 
 async def test_an_engine_that_was_told_of_another_one_holds_nothing_any_more(

@@ -99,7 +99,8 @@ def words(text: str) -> str:
 # -- the text of a migration --------------------------------------------------------------------
 
 _FUNCTION: Final = re.compile(
-    r"CREATE FUNCTION \{s\}\.(?P<name>\w+_[1-9])\((?P<parameters>[^)]*)\)(?P<head>[^$]*?)"
+    r"CREATE (?:OR REPLACE )?FUNCTION \{s\}\.(?P<name>\w+_[1-9])\((?P<parameters>[^)]*)\)"
+    r"(?P<head>[^$]*?)"
     r"AS \$\$(?P<body>.*?)\$\$;"
 )
 _IN_SQL: Final = " LANGUAGE sql "

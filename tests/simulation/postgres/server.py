@@ -389,7 +389,7 @@ class Server:
     def _commit(self, backend: Backend) -> Running:
         transaction = backend.transaction
         assert transaction is not None
-        if transaction.changes:
+        if transaction.changes or transaction.has_locked_rows:
             record = Record(transaction.changes, self._loop.time())
             self.records.append(record)
             self.commits += 1

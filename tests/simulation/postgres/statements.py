@@ -82,7 +82,7 @@ def _plain(query: str) -> str:
 @functools.cache
 def known_statement(query: str) -> Statement:
     """Give what a statement does; raise UnknownSql."""
-    if "CREATE FUNCTION" in query:
+    if "CREATE FUNCTION" in query or "CREATE OR REPLACE FUNCTION" in query:
         return _migration(words(query).replace(SCHEMA, "{s}"))
     known = _KNOWN.get(digest_of(query)) or known_of_views(_plain(query), digest_of)
     if known is None:
@@ -167,6 +167,10 @@ def _adding_tags(call: Asking, values: Sequence[Any]) -> Running:
     function: Function = call.tables.functions["add_tags_1"]
     row: dict[str, Any] = yield from function.run(call, (live, *values))
     return [(row["done"],)]
+
+
+def _leading(call: Asking) -> Rows:
+    return [(s.session,) for s in call.tables.sessions.values() if s.live and s.shared]
 
 
 def _other_holders(call: Asking, member: int) -> Rows:
@@ -370,11 +374,12 @@ _MIGRATIONS: Final = {
     "70b2d02f": 3,
     "c445b7fa": 4,
     "c2b24d6d": 5,
-    "728650a7": 6,
+    "f913c312": 6,
     "759db8e8": 7,
     "a230dd20": 8,
     "322218ff": 9,
     "0f1e6e08": 10,
+    "d7c5b8c7": 11,
 }
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
@@ -422,6 +427,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "b7300bc9": _at_once(tagged_events),
     "a1bca6b3": _at_once(_other_holders),
     "c84ccb88": _adding_tags,
+    "c0989587": _at_once(_leading),
     "45b6ecc0": _at_once(standing_timers),
     "6afa5fb7": _at_once(due_timers),
     "50691577": _at_once(all_timers),

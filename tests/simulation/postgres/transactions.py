@@ -71,6 +71,11 @@ class Transaction:
         return self._server.tables
 
     @property
+    def has_locked_rows(self) -> bool:
+        """Whether it has locked rows of the log, which a server writes to its own log as well."""
+        return any(key[0] in ("session", "member") for key in self.locks)
+
+    @property
     def settings(self) -> Sequence[str]:
         """The server's settings."""
         return self._server.settings.row()

@@ -25,6 +25,7 @@ from .guards import check_guards, unfinished
 from .leases_sql import LEASES
 from .limits import LIMITS, LOCK_SECONDS
 from .members_sql import MEMBERS
+from .openings_sql import OPENINGS
 from .slips import SLIPS
 from .spread_beside_sql import SPREAD_BESIDE
 from .spread_sql import SPREAD
@@ -319,6 +320,7 @@ MIGRATIONS: Final[Sequence[str]] = (
     ARCHIVES,
     SPREAD_BESIDE,
     LEASES,
+    OPENINGS,
 )
 """SQL that leads from schema version n, the index, to n + 1, and says so in `about`."""
 

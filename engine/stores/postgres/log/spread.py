@@ -59,6 +59,7 @@ _REST_SECONDS: Final = 0.005
 _OTHERS: Final = "SELECT m.holder FROM {s}.members m WHERE m.decides AND m.member <> $1"
 # That of who leads, or a new one whose lease is over.
 _SESSION: Final = "SELECT session FROM {s}.begin_session_2('nobody', 0, true)"
+_LEADS: Final = "SELECT session FROM {s}.sessions WHERE live AND shared"
 _JOIN: Final = "SELECT joined, number, other FROM {s}.join_members_2($1, $2)"
 # As for all members, and of those that decide.
 _VIEW: Final = Attendance.view_query.replace("ON true", "ON m.decides")
@@ -245,9 +246,14 @@ class SpreadStore(PostgresStore):
                 f"other release first; then this one makes the index anew as it starts"
             )
         await writer.learn_types(line)
-        # Its row and those of the members are locked with that: who leads stays until the end.
-        ((session,),) = await line.fetch(self.address.sql(_SESSION))
-        return await index_within(line, self.address, session, again, writer.types, forms)
+
+        async def leading() -> int:
+            # Not locked, so that leases are renewed meanwhile; who leads may leave instead.
+            rows = await line.fetch(self.address.sql(_LEADS))
+            ((session,),) = rows or await line.fetch(self.address.sql(_SESSION))
+            return int(session)
+
+        return await index_within(line, self.address, leading, again, writer.types, forms)
 
     def server_statistics(self) -> ServerStatistics | None:
         """Give what is known of the server, with what is left of this member's lease."""

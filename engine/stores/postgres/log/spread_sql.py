@@ -1,4 +1,4 @@
-"""Several owners of one log in PostgreSQL: how they join, and the function by which they append.
+"""Several owners of one log in PostgreSQL: their rows, and the function by which they append.
 
 Rules: an owner appends under the view that it decided by; where the number is another one by now,
 nothing is written. The end of the log is that which the function finds, since others append too.
@@ -20,71 +20,6 @@ ALTER TABLE {s}.sessions ADD COLUMN shared boolean NOT NULL DEFAULT false;
 -- Whether a member decides commands of the slots that are its own; and its connection's number.
 ALTER TABLE {s}.members ADD COLUMN decides boolean NOT NULL DEFAULT false;
 ALTER TABLE {s}.members ADD COLUMN line integer NOT NULL DEFAULT 0;
-
--- As begin_session_1; nobody has the log alone while members decide whose leases run. A renewal
--- that is on its way is waited for first: who asked for it is told that he has the log.
-CREATE FUNCTION {s}.begin_session_2(
-    p_holder text, p_lease_seconds double precision, p_shared boolean,
-    OUT session integer, OUT holder text, OUT opened timestamptz, OUT lease_until timestamptz,
-    OUT seconds_left double precision
-) LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '5s'
-AS $$
-#variable_conflict use_column
-BEGIN
-    PERFORM pg_advisory_xact_lock({lock});
-    PERFORM 1 FROM {s}.members m WHERE m.decides FOR UPDATE;
-    PERFORM 1 FROM {s}.sessions s WHERE s.live FOR UPDATE;
-    IF NOT p_shared THEN
-        SELECT m.member, m.holder, m.joined, m.lease_until,
-                extract(epoch FROM m.lease_until - clock_timestamp())
-            INTO session, holder, opened, lease_until, seconds_left
-            FROM {s}.members m WHERE m.decides ORDER BY m.lease_until DESC LIMIT 1;
-        IF seconds_left > 0 THEN
-            RETURN;
-        END IF;
-        DELETE FROM {s}.members AS m WHERE m.decides;
-        UPDATE {s}.membership AS v SET view = v.view + 1;
-    END IF;
-    SELECT s.session, s.holder, s.opened, s.lease_until,
-            extract(epoch FROM s.lease_until - clock_timestamp())
-        INTO session, holder, opened, lease_until, seconds_left
-        FROM {s}.sessions s WHERE s.live;
-    IF seconds_left > 0 THEN
-        RETURN;
-    END IF;
-    UPDATE {s}.sessions SET live = false WHERE live;
-    DELETE FROM {s}.sessions s WHERE s.opened < clock_timestamp() - interval '30 days';
-    INSERT INTO {s}.sessions(holder, lease_until, shared)
-        VALUES (p_holder, clock_timestamp() + make_interval(secs => p_lease_seconds), p_shared)
-        RETURNING sessions.session INTO session;
-    holder := NULL;
-END $$;
-REVOKE EXECUTE ON FUNCTION {s}.begin_session_2 FROM PUBLIC;
-
--- As join_members_1, for one that decides; `other` is who has the log alone.
-CREATE FUNCTION {s}.join_members_2(
-    p_holder text, p_lease_seconds double precision,
-    OUT joined integer, OUT number bigint, OUT other text
-) LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '5s'
-AS $$ BEGIN
-    PERFORM pg_advisory_xact_lock({lock});
-    PERFORM 1 FROM {s}.sessions s WHERE s.live FOR UPDATE;
-    SELECT s.holder INTO other FROM {s}.sessions s
-        WHERE s.live AND NOT s.shared AND s.lease_until > clock_timestamp();
-    IF other IS NOT NULL THEN
-        RETURN;
-    END IF;
-    UPDATE {s}.sessions SET live = false WHERE live AND NOT shared;
-    UPDATE {s}.membership AS v SET view = v.view + 1 RETURNING v.view INTO number;
-    INSERT INTO {s}.members AS m (holder, view_seen, lease_until, decides)
-        VALUES (p_holder, number, clock_timestamp() + make_interval(secs => p_lease_seconds), true)
-        RETURNING m.member INTO joined;
-END $$;
-REVOKE EXECUTE ON FUNCTION {s}.join_members_2 FROM PUBLIC;
 
 -- Give a member a new line, so that nothing comes late over the one before.
 CREATE FUNCTION {s}.take_line_1(p_member integer, OUT number integer)

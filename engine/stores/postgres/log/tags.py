@@ -8,7 +8,7 @@ never pays for them. The index is made anew in one transaction, by the engine th
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -235,6 +235,8 @@ _fields: Final = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
 _fixed: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 Numbers: TypeAlias = Mapping[tuple[str, int], tuple[int, str]]
 """Number and schema hash of each type, by name and version."""
+_Whose: TypeAlias = Callable[[], Awaitable[int]]
+"""Gives the session that has the log at this moment."""
 _Forms: TypeAlias = Mapping[tuple[str, int], TagForm]
 _Columns: TypeAlias = tuple[list[str], list[str], list[str], list[int]]
 
@@ -393,16 +395,20 @@ async def index_tags(
     line: Line, address: Address, session: int, numbers: Numbers, forms: Sequence[TagForm]
 ) -> int:
     """Do as `index_within`, in a transaction of its own."""
+
+    async def own() -> int:
+        return session
+
     with line.answering(address.answer_seconds) as again:
         async with line.connection.transaction():
             await line.connection.execute(LIMITS)
-            return await index_within(line, address, session, again, numbers, forms)
+            return await index_within(line, address, own, again, numbers, forms)
 
 
 async def index_within(
     line: Line,
     address: Address,
-    session: int,
+    whose: _Whose,
     again: Answering,
     numbers: Numbers,
     forms: Sequence[TagForm],
@@ -427,13 +433,13 @@ async def index_within(
         [_as_json(form.fixed) for form in forms],
     ]
     again(max(_FORGET_SECONDS, address.answer_seconds))
-    await _do(whole, address.sql(_BEGIN_INDEX), session, *columns)
+    await _do(whole, address.sql(_BEGIN_INDEX), whose, *columns)
     again()
     end = (await read_head(whole, schema)).position
     count = after = 0
     while new and after < end:
         again()
-        after, found = await _index_page(whole, address, session, again, numbers, new, after)
+        after, found = await _index_page(whole, address, whose, again, numbers, new, after)
         count += found
     again()
     return count
@@ -442,7 +448,7 @@ async def index_within(
 async def _index_page(
     line: Line,
     address: Address,
-    session: int,
+    whose: _Whose,
     again: Answering,
     numbers: Numbers,
     forms: _Forms,
@@ -466,13 +472,18 @@ async def _index_page(
         [row[1] for row in rows],
         [numbers[row[2], row[3]][0] for row in rows],
     ]
-    await _do(line, address.sql(_ADD), session, *columns)
+    await _do(line, address.sql(_ADD), whose, *columns)
     return until, len(found)
 
 
-async def _do(line: Line, query: str, session: int, *columns: object) -> None:
-    ((done,),) = await line.fetch(query, session, *columns)
-    if not done:
-        raise StoreFailed(
-            "another engine has taken this log over: its tags were not indexed", written=False
-        )
+async def _do(line: Line, query: str, whose: _Whose, *columns: object) -> None:
+    """Do it for whoever has the log; once more where that is another one meanwhile."""
+    session, tried = await whose(), 0
+    while session != tried:
+        ((done,),) = await line.fetch(query, session, *columns)
+        if done:
+            return
+        session, tried = await whose(), session
+    raise StoreFailed(
+        "another engine has taken this log over: its tags were not indexed", written=False
+    )
