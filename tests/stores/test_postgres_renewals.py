@@ -162,7 +162,7 @@ async def test_who_waited_for_a_renewal_waits_for_no_standby_behind_it(
         postgres, f"SELECT session FROM {schema}.begin_session_2('alone', {_OVER}, false)"
     )
     starting = await connected(postgres)
-    synced = []
+    synced: list[Any] = []
     for start in (
         f"SELECT holder FROM {schema}.begin_session_2('new', 60, false)",
         f"SELECT other FROM {schema}.join_members_2('part', 60)",
