@@ -183,19 +183,19 @@ async def test_who_leads_may_leave_between_an_append_and_its_index(
 async def test_leases_are_renewed_and_who_leads_may_leave_while_the_index_is_made(
     log: str, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema, index, left = read_address(log).schema, vars(tags)["_index_page"], list[Any]()
+    schema, fetch, left = read_address(log).schema, vars(Line)["fetch"], list[Any]()
     renew = f"SELECT {schema}.renew_member_1(member, 0, 60) FROM {schema}.members WHERE decides"
     leave = f"SELECT {schema}.end_session_1(session) FROM {schema}.sessions WHERE live"
 
-    async def indexed(*given: Any) -> Any:
-        if not left:
+    async def indexed(line: Line, query: str, *values: Any) -> Any:
+        if "add_tags_1" in query and not left:
             assert await asked(postgres, renew) == [(True,)]
             left.extend(await asked(postgres, leave))
-        return await index(*given)
+        return await fetch(line, query, *values)
 
     async with Engine([box()], store=log) as engine:
         await engine.execute(Tick("b", "ann"))
-    monkeypatch.setattr(tags, "_index_page", indexed)
+    monkeypatch.setattr(Line, "fetch", indexed)
     async with Engine([box("who")], store=log, join="spread"):
         assert len(left) == 1
         rows = await asked(postgres, f"SELECT tag FROM {schema}.tags ORDER BY position")
