@@ -52,7 +52,8 @@ class _Reader:
         self._process = process
         self.log_id = ""
 
-    def _look(self) -> Any:
+    def look(self) -> Any:
+        """Give what is committed; raise StoreFailed where the server is not reached."""
         network = self._network
         until = max(network.parted_until, network.cut_off.get(self._process.number, 0.0))
         parted = until > network.loop.time()
@@ -62,14 +63,14 @@ class _Reader:
 
     def open(self) -> None:
         """Know the log."""
-        self.log_id = self._look().tables.log_id
+        self.log_id = self.look().tables.log_id
 
     def close(self) -> None:
         """Keep nothing."""
 
     def head(self) -> Head:
         """Give the end of the log."""
-        last = self._look().tables.last
+        last = self.look().tables.last
         return Head() if last is None else Head(last.position, last.checksum, last.recorded)
 
     def change_count(self) -> int:
@@ -78,7 +79,7 @@ class _Reader:
 
     def event_types(self) -> Sequence[EventType]:
         """Give the types that are stored."""
-        return [EventType(*kind) for _, kind in sorted(self._look().tables.types.items())]
+        return [EventType(*kind) for _, kind in sorted(self.look().tables.types.items())]
 
     def _type(self, number: int) -> tuple[str, int] | None:
         name, version, _ = self._network.server.tables.types[number]
@@ -86,7 +87,7 @@ class _Reader:
 
     def read_feed(self, after: int, *, events_max: int, bytes_max: int) -> Sequence[StoredEvent]:
         """Read the global order."""
-        rows: Any = feed_rows(self._look(), after, events_max, bytes_max)
+        rows: Any = feed_rows(self.look(), after, events_max, bytes_max)
         return events_of_feed(rows, after, self._type)
 
     def read_streams(
@@ -94,7 +95,7 @@ class _Reader:
     ) -> Sequence[StreamPage]:
         """Read streams."""
         names, afters = [read.stream for read in reads], [read.after for read in reads]
-        rows: Any = stream_rows(self._look(), names, afters, events_max, bytes_max)
+        rows: Any = stream_rows(self.look(), names, afters, events_max, bytes_max)
         return pages_of_streams(rows, reads, self._type)
 
 
@@ -115,6 +116,36 @@ class _NoViews:
         raise NoViewsYet("no views")
 
 
+class _Named(msgspec.Struct):
+    """A build."""
+
+    projection: str
+
+
+class _Looked(msgspec.Struct):
+    """What there is of the views."""
+
+    builds: Sequence[_Named]
+
+
+class _Operations:
+    """The views of the modelled log, of which only that is told who has tables."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> _Operations:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def look(self) -> _Looked:
+        """Give the builds that are committed."""
+        rows = self._reader.look().tables.views.tables.get("builds", {})
+        return _Looked([_Named(projection) for projection, _ in rows])
+
+
 class _Outside:
     """The modelled log for other processes than its owner's."""
 
@@ -133,6 +164,10 @@ class _Outside:
         """Give the log to be read."""
         driver: Any = self._ports.database
         return _Reader(driver.network, driver.process)
+
+    def operations(self, *, readonly: bool = False) -> _Operations:
+        """Give the views as they are at each look."""
+        return _Operations(self.log_reader())
 
     def views_reader(self, *_: object) -> _NoViews:
         """Give no views."""
