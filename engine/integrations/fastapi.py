@@ -24,8 +24,10 @@ async def balance(account_id: str, ask: Ask) -> Balance | None:
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import wraps
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -66,6 +68,7 @@ __all__ = [
 
 Answer = TypeVar("Answer")
 Reply = TypeVar("Reply")
+Asked = TypeVar("Asked", bound=Callable[..., Coroutine[Any, Any, Any]])
 Principal: TypeAlias = Callable[..., Any]
 """A dependency that gives who asks, as a text, or None for nobody."""
 
@@ -125,6 +128,23 @@ def _nobody() -> None:
     return None
 
 
+def _awaited(call: Asked) -> Asked:
+    """Let a call raise UsageError in a thread without a loop: nobody there could await it."""
+
+    @wraps(call)
+    def checked(*given: Any, **options: Any) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise UsageError(
+                "an endpoint that executes or asks is an `async def`. In one that is a `def`, take "
+                "`engine: RunningEngine` and ask through `engine.portal()`. Nothing was done"
+            ) from None
+        return call(*given, **options)
+
+    return cast("Asked", checked)
+
+
 # -- commands --------------------------------------------------------------------------------
 
 _KEY: Final = "The client's name for this request: sent again with it, it is not done twice."
@@ -135,8 +155,9 @@ class Executing:
     """Executes commands for one request; set the endpoint's return type to Receipt, or to None.
 
     An endpoint that gives several commands to one aggregate has a key for each: the request's, and
-    others made of it. `If-Match` is about the first. A command that raises leaves its key to the
-    next one. Of the two only one can be stored, however often the request is sent.
+    others made of it. `If-Match` is about the aggregates of the first command, and is asked until
+    one is stored. A command that raises leaves its key to the next one. Of the two only one can be
+    stored, however often the request is sent.
     """
 
     def __init__(
@@ -150,6 +171,8 @@ class Executing:
         self._engine = engine
         self._response = response
         self._numbers = _Numbers()
+        self._matched: Sequence[str] = ()
+        """The streams that `If-Match` is about."""
         self.principal = principal
         """The principal that asks."""
         self.key = idempotency_key(connection.headers, principal)
@@ -166,6 +189,7 @@ class Executing:
             raise BadRequest(400, "key-required", "send an Idempotency-Key with this request")
         return id_from_key(self.key)
 
+    @_awaited
     async def __call__(
         self,
         command: Command[Reply],
@@ -176,7 +200,8 @@ class Executing:
         """Execute a command with the request's key and version; set the answer's headers.
 
         `deadline` (seconds) and `correlation` are as for `Engine.execute`, which says what is
-        raised; EngineMiddleware makes an answer of that.
+        raised; EngineMiddleware makes an answer of that. Raises UsageError in an endpoint that is
+        no `async def`.
         """
         with suppress(TypeError, ValueError, RecursionError):  # the engine says what is no JSON
             check_texts(msgspec.json.encode(command))
@@ -184,11 +209,13 @@ class Executing:
         with suppress(UsageError):  # the engine says what is wrong with it
             streams = self._engine.streams_of(command)
         number = self._numbers.take(streams)
+        self._matched = self._matched or streams
+        is_first = number == 1 and any(stream in self._matched for stream in streams)
         try:
             receipt = await self._engine.execute(
                 command,
                 key=self.key if self.key is None or number == 1 else _another(self.key, number),
-                expected=self.expected if number == 1 else None,
+                expected=self.expected if is_first else None,
                 deadline=deadline,
                 correlation=correlation,
                 principal=self.principal,
@@ -277,8 +304,9 @@ class Asking:
         self.principal = principal
         """The principal that asks."""
 
+    @_awaited
     async def __call__(self, query: Question[Answer]) -> Answer:
-        """Ask a query; raise what `Engine.query` raises."""
+        """Ask a query; raise what `Engine.query` raises, and UsageError outside `async def`."""
         return await self._engine.query(query, at=self._at, principal=self.principal)
 
 
@@ -311,6 +339,7 @@ class Watching:
         self.principal = principal
         """The principal that watches."""
 
+    @_awaited
     async def __call__(self, query: Question[Any]) -> StreamingResponse:
         """Give a response that never ends by itself; raise what `Engine.watch` raises."""
         watched = self._engine.watch(query, at=self._at, principal=self.principal)

@@ -132,7 +132,10 @@ def _problem_of(
         case InvalidInput():
             return Problem(422, "invalid-input", str(error), "no")
         case KeyReused():
-            detail = "this Idempotency-Key belongs to another request: use a new one"
+            detail = (
+                "this Idempotency-Key was used for another command. Use a new one for a new "
+                "request; of a request that is repeated, read first what was done"
+            )
             return Problem(422, "key-reused", detail, "no")
         case Forbidden():
             return Problem(403, "forbidden", "this is not allowed", "no")

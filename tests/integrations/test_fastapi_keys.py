@@ -18,6 +18,7 @@ from engine import (
     Id,
     KeyReused,
     OutcomeUnknown,
+    Query,
     Receipt,
     Rejected,
     To,
@@ -27,7 +28,7 @@ from engine import (
     handles,
 )
 from engine.integrations.asgi import EngineMiddleware
-from engine.integrations.fastapi import Execute, RunningEngine, engine_lifespan
+from engine.integrations.fastapi import Ask, Execute, RunningEngine, engine_lifespan
 
 
 class Reserve(Command):
@@ -112,6 +113,10 @@ class Fan(Aggregate, kind="fan"):
         pass
 
 
+class Waiting(Query[int]):
+    pass
+
+
 class CloseAll(Command):
     first: Id | None
     shows: list[Id]
@@ -179,6 +184,23 @@ async def close_many(execute: Execute, beside: str, first: str | None = None) ->
     await execute(Wait(beside))
     await execute(CloseAll(first, ["s-2"]))
     return await execute(Wait(beside))
+
+
+@app.post("/in-a-thread")
+def executes_in_a_thread(execute: Execute) -> str:
+    execute(Wait(SHOW))  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    return "done"
+
+
+@app.post("/asked-in-a-thread")
+def asks_in_a_thread(ask: Ask) -> str:
+    ask(Waiting())  # type: ignore[unused-coroutine]  # pyright: ignore[reportUnusedCoroutine]
+    return "asked"
+
+
+@app.post("/through-a-portal")
+def executes_through_a_portal(engine: RunningEngine) -> Receipt:
+    return engine.portal().execute(Wait(SHOW))
 
 
 @app.post("/notes")
@@ -273,6 +295,31 @@ async def test_a_fallback_is_refused_too_where_a_newer_version_is(
 
     assert (late.status_code, fine.status_code) == (412, 200)
     assert await stored() == [("waits", "k")]
+
+
+async def test_the_version_that_a_client_read_is_asked_of_no_other_aggregate(
+    client: httpx.AsyncClient,
+) -> None:
+    await free_a_seat()
+    done = await post(client, "/fan", **{"If-Match": '"1"'})
+    late = await post(client, "/fan", **{"If-Match": '"1"', "Idempotency-Key": "k-2"})
+
+    assert (done.status_code, late.status_code) == (200, 412)
+    assert [*await stored(), *await stored(Fan)] == [
+        ("freed", None),
+        ("freed", "k"),
+        ("applauded", "k"),
+    ]
+
+
+@pytest.mark.parametrize("path", ["/in-a-thread", "/asked-in-a-thread"])
+async def test_an_endpoint_that_cannot_await_is_told_so_and_does_nothing(
+    client: httpx.AsyncClient, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await post(client, path)).status_code == 500
+    assert "an endpoint that executes or asks is an `async def`" in caplog.text
+    assert (await post(client, "/through-a-portal")).status_code == 200
+    assert await stored() == [("waits", None)]
 
 
 async def test_aggregates_of_two_kinds_with_one_id_have_the_request_s_own_key(
