@@ -221,6 +221,7 @@ class Engine(Calls, Healthy):
         self._send, self.projections = joined.send, joined.projections
         self._send_of_many = joined.send_of_many
         self.personal.entrance, self.personal.erasing = joined.entrance, joined.erasing
+        self.personal.is_erasing = joined.is_erasing
 
     def _use(self, reads: Reads) -> None:
         """Read with these from now on."""

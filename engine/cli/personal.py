@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ..errors import UsageError
+from ..errors import Damaged, UsageError
 from ..model.personal import is_subject
 from ..outside.personal import known_of
 from ..personal.vault import Vault
@@ -45,7 +45,7 @@ fields of events that are declared as Personal. The keys are found beside a log 
 _EPILOG = f"""\
 exit status:
   {DONE}    done, or shown
-  {FAILED}    the files cannot be used. The reason is on the error stream
+  {FAILED}    the files cannot be used, or an event not be decrypted. The error stream says why
   {USAGE}    wrong arguments
   {NOT_YET}    the key is destroyed. Views and snapshots lose the person when an engine has started
   130  interrupted"""
@@ -153,13 +153,17 @@ async def _is_unfinished(vault: Vault, begun: Erasure) -> bool:
 
 async def _show(options: argparse.Namespace) -> int:
     output = Output(utf8=True)
-    found = 0
+    found, unread = 0, list[Damaged]()
     async with _opened(options, only_reads=True) as (reader, vault):
-        for known in known_of(reader, vault, options.subject):
+        for known in known_of(reader, vault, options.subject, unread.append):
             found += 1
             output.show([msgspec.json.encode(known).decode()])
     output.flush()
     tell(f"{counted(found, 'event')} of {options.subject}")
+    if unread:
+        told = f"{counted(len(unread), 'event')} could not be decrypted, and may be of this person"
+        tell(f"{told}. The first: {unread[0]}")
+        return FAILED
     return DONE
 
 

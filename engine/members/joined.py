@@ -415,6 +415,11 @@ class Joined:
         shared = await self.projections.facts()
         return msgspec.structs.replace(facts, projections=(*facts.projections, *shared))
 
+    def is_erasing(self) -> bool:
+        """Tell whether an erasure is under way here: another owner finishes its own."""
+        eraser = None if self._wiring is None else self._wiring.eraser
+        return eraser is not None and eraser.is_under_way
+
     async def erasing(self) -> tuple[Sequence[str], Sequence[str]]:
         """Give what holds erasures up, and which sinks the owner does not declare."""
         facts = await self._facts()

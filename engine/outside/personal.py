@@ -7,10 +7,11 @@ nothing that a host has put elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
+from ..errors import Damaged
 from ..model.personal import opened_of, sealed_of
 from ..model.stored import StoredEvent
 from ..personal.vault import Vault
@@ -41,16 +42,23 @@ class Known(msgspec.Struct, frozen=True):
     """All its fields, as JSON."""
 
 
-def known_of(reader: LogReader, vault: Vault, subject: str) -> Iterator[Known]:
-    """Give a person's events, in the order of the log; raise Damaged for one that does not open.
+def known_of(
+    reader: LogReader, vault: Vault, subject: str, unread: Callable[[Damaged], None]
+) -> Iterator[Known]:
+    """Give a person's events, in the order of the log.
 
-    Both are open. The whole log is read.
+    Both are open. The whole log is read. `unread` is told of each event that does not open, as when
+    its key is lost: nobody knows whose it is.
     """
     after = 0
     while page := reader.read_feed(after, events_max=_PAGE_EVENTS, bytes_max=_PAGE_BYTES):
         after = page[-1].position
         for stored in page:
-            known = _known(stored, vault, subject)
+            try:
+                known = _known(stored, vault, subject)
+            except Damaged as error:
+                unread(error)
+                continue
             if known is not None:
                 yield known
 

@@ -46,6 +46,8 @@ class PersonalData:
         """Says whether the engine can be used."""
         self.erasing: Callable[[], Awaitable[_Told]] = self._erasing
         """Asks the process that finishes erasures how they stand."""
+        self.is_erasing: Callable[[], bool] = self._is_erasing
+        """Tells whether an erasure is under way in the engine of this process."""
         self._gate = gate
 
     async def erase(
@@ -126,6 +128,9 @@ class PersonalData:
             async with asyncio.timeout(_TOLD_SECONDS):
                 return await self.erasing()
         return ((), ())
+
+    def _is_erasing(self) -> bool:
+        return self._eraser is not None and self._eraser.is_under_way
 
     async def _erasing(self) -> _Told:
         eraser = self._eraser

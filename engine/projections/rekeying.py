@@ -2,8 +2,9 @@
 
 Rules: a `sequence` may make its key of personal fields, and a parked event keeps that in the views.
 Behind an erasure the event is read again, without the person, and stands under the key that it
-has then. A key that would belong to another slice gets a number behind it: what is parked stays
-with its slice. A key that cannot be made is the event's stream. Nothing is folded here.
+has then. One that stands under its stream is left there. A key that would belong to another slice
+gets a number behind it: what is parked stays with its slice. A key that cannot be made is the
+event's stream. Nothing is folded here.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Rekeying:
     async def _changed(self, page: Sequence[Parked]) -> Sequence[Parked]:
         changed: list[Parked] = []
         for parked in page:
+            if parked.key == parked.stream:
+                continue  # nobody is in that
             if parked.key in self._projector.parking.keys:  # or else it is another slice's
                 key = self._key_of(await self._projector.read(parked.position))
                 if key != parked.key:

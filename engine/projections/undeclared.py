@@ -52,7 +52,7 @@ class Undeclared:
         return [
             name
             for name in await self._views.undeclared(with_tables=False)
-            if await self._parks_by_sequence(name)
+            if await self.parks_by_sequence(name)
         ]
 
     async def drop(self, name: str, reason: str, principal: str | None) -> Sequence[Build]:
@@ -100,7 +100,8 @@ class Undeclared:
             last.position,
         )
 
-    async def _parks_by_sequence(self, name: str) -> bool:
+    async def parks_by_sequence(self, name: str) -> bool:
+        """Tell whether one, declared or not, has parked events under keys that are no streams."""
         async with aclosing(self._parked(name)) as found:
             async for parked in found:
                 if parked.key != parked.stream:

@@ -3,8 +3,9 @@
 Rules:
 - Two callers who want one tenant share one engine, and it is opened once. Who leaves while it opens
   does not keep it from the others.
-- An engine in use is never closed for lack of room, nor for being idle. Whoever asks for one that
-  closes waits for that, and gets a new one: no two engines of a tenant have its store at a time.
+- An engine in use is never closed for lack of room, nor for being idle. One that erases a person
+  makes room as the last, and is never idle. Whoever asks for one that closes waits for that, and
+  gets a new one: no two engines of a tenant have its store at a time.
 - No more than `open_max` are open, those that close included. If all are in use, Overloaded is
   raised at once.
 - What happens to one tenant (damage, failure, a store that hangs) is told to who asks for it, and
@@ -96,6 +97,10 @@ class _Tenant:
     @property
     def is_idle(self) -> bool:
         return not self.users and self.running is not None
+
+    @property
+    def is_erasing(self) -> bool:
+        return self.running is not None and self.running.personal.is_erasing()
 
 
 class Tenants:
@@ -334,7 +339,7 @@ class Tenants:
     def _make_room(self) -> None:
         if len(self._tenants) < self._open_max:
             return
-        idle = next((tenant for tenant in self._tenants.values() if tenant.is_idle), None)
+        idle = self._idlest()
         if idle is None:
             self._overloaded += 1
             raise Overloaded(
@@ -343,6 +348,11 @@ class Tenants:
             )
         self._begin_closing(idle)
 
+    def _idlest(self) -> _Tenant | None:
+        """Give who makes room: it was used least recently. Who erases somebody is the last."""
+        idle = (tenant for tenant in self._tenants.values() if tenant.is_idle)
+        return min(idle, key=lambda tenant: tenant.is_erasing, default=None)
+
     async def _take_slot(self) -> None:
         """Wait for room: an engine that closes may have it still, and may never give it back."""
         while True:
@@ -350,7 +360,7 @@ class Tenants:
                 async with asyncio.timeout(SLOW_CLOSE_SECONDS):
                     await self._slots.acquire()
                     return
-            idle = next((tenant for tenant in self._tenants.values() if tenant.is_idle), None)
+            idle = self._idlest()
             if idle is None:
                 self._overloaded += 1
                 raise Overloaded(
@@ -428,8 +438,7 @@ class Tenants:
             self._slots.release()
             await self._told_closed(tenant.name)
             if self._closed % _COLLECTED_AFTER == 0 and gc.isenabled():
-                # An engine is a circle of references, and old by now: Python would let thousands
-                # of them gather before it looks.
+                # Each is a circle of references, and old: Python would let thousands gather.
                 gc.collect()
 
     # -- timers -------------------------------------------------------------------------------
@@ -467,8 +476,8 @@ class Tenants:
                 await asyncio.sleep(_FIRING_SECONDS)
         finally:
             self._give_back(tenant)
-        is_there = self._tenants.get(name) is tenant and tenant.is_idle
-        if is_there and not tenant.is_wanted and left > self._idle_seconds:
+        is_at_rest = self._tenants.get(name) is tenant and tenant.is_idle and not tenant.is_erasing
+        if is_at_rest and not tenant.is_wanted and left > self._idle_seconds:
             self._begin_closing(tenant)
 
     def _task(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -484,8 +493,8 @@ class Tenants:
             self.close_idle()
 
     def close_idle(self) -> None:
-        """Begin to close each engine that nobody has used for `idle_seconds`."""
+        """Begin to close each engine that was not used for `idle_seconds`, and erases nobody."""
         before = self._ports.clock.monotonic() - self._idle_seconds
         for tenant in [*self._tenants.values()]:
-            if tenant.is_idle and tenant.used <= before:
+            if tenant.is_idle and tenant.used <= before and not tenant.is_erasing:
                 self._begin_closing(tenant)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from engine import ERASED, Forbidden, InvalidInput
+from engine import ERASED, Erasure, Forbidden, InvalidInput, Ports
+from engine.stores.sqlite.keys import SqliteKeys
+from tests.support.waiting import until
 
 from .hotel import (
     NAME,
@@ -192,6 +195,34 @@ async def test_an_erasure_that_waits_no_longer_goes_on(tmp_path: Path) -> None:
         again = await engine.personal.erase("guest:g-1")
         assert again.finished is not None
         assert [e.finished is not None for e in await engine.personal.erasures()] == [True, True]
+
+
+class BegunMeanwhile(SqliteKeys):
+    """Keys of which somebody is erased just as an engine that has started looks at former ones."""
+
+    has_begun = False
+
+    async def erasures(self, subject: str | None = None) -> Sequence[Erasure]:
+        if subject is None and not self.has_begun:
+            self.has_begun = True
+            await self.erase(Erasure(0, "guest:g-1", Ports().clock.now(), 0))
+        return await super().erasures(subject)
+
+
+async def test_an_erasure_that_is_begun_at_a_start_is_not_taken_for_a_former_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = f"sqlite:{tmp_path}/hotel.db"
+    async with hotel(store) as engine:
+        await two_guests(engine)
+    keys = BegunMeanwhile(str(tmp_path / "hotel.keys.db"))
+    async with hotel(store, keys=keys) as engine, asyncio.timeout(30):
+        await until(lambda: keys.has_begun)
+        while not [each for each in await engine.personal.erasures() if each.finished]:
+            await asyncio.sleep(0.01)
+        rows = {row.guest: row.name for row in await engine.query(AllGuests())}
+    assert rows == {"guest:g-1": ERASED, "guest:g-2": OTHER}
+    assert "are older than an erasure" not in caplog.text
 
 
 async def test_two_erasures_at_once_are_both_finished(tmp_path: Path) -> None:

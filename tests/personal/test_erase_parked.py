@@ -233,7 +233,11 @@ async def test_views_of_before_an_erasure_that_are_put_back_lose_their_parked_ke
     assert having(tmp_path, NAME) == []
 
 
-class Notes(Sink, name="notes", version=1, on_poison="park"):
+def by_note(event: Noted, meta: Meta) -> str:
+    return f"notes of {meta.id}"
+
+
+class Notes(Sink, name="notes", version=1, on_poison="park", sequence=by_note):
     """Sees nobody; after its first event it delivers until it is let go on."""
 
     go_on: ClassVar[asyncio.Event]
@@ -262,6 +266,26 @@ async def test_what_has_parked_events_and_is_busy_is_named_while_an_erasure_wait
 
         Notes.go_on.set()
         assert (await engine.personal.erase("guest:a", timeout=20)).waits_for == ()
+
+
+class NotesByStream(Notes, name="by-stream", version=1, on_poison="park"):
+    pass
+
+
+async def test_what_has_parked_events_under_their_streams_alone_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Notes, "go_on", asyncio.Event(), raising=False)
+    monkeypatch.setattr(Notes, "is_busy", False)
+    async with badged(f"sqlite:{tmp_path / 'log.db'}", NotesByStream) as engine:
+        await engine.execute(Note("x", "parked"))
+        await parked(engine, "by-stream", 1)
+        await engine.execute(Register("a", NAME))
+        await engine.execute(Note("b", "slow"))
+        await until(lambda: Notes.is_busy)
+        done = await engine.personal.erase("guest:a", timeout=20)
+        Notes.go_on.set()
+    assert done.finished is not None
 
 
 async def test_what_has_parked_an_event_that_cannot_be_read_is_named(

@@ -163,6 +163,15 @@ async def test_two_processes_make_the_keys_at_once(url: str) -> None:
         await keys.close()
 
 
+async def test_the_schema_of_a_log_takes_no_keys(postgres: Server) -> None:
+    url = postgres.url(postgres.new_schema())
+    with pytest.raises(StoreRefused, match="has a log or something else, and no keys"):
+        async with hotel(url, keys=url):
+            pass
+    async with hotel(url, keys=postgres.url(postgres.new_schema())) as engine:
+        await engine.execute(Register("g-1", NAME))
+
+
 @pytest.mark.parametrize(
     "slip",
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,19 @@ import pytest
 from engine import ERASED, Archive, StoreRefused
 from engine.__main__ import main
 
-from .hotel import NAME, AllGuests, Guest, Guests, Register, Room, all_guests, hotel, two_guests
+from .hotel import (
+    NAME,
+    OTHER,
+    AllGuests,
+    Book,
+    Guest,
+    Guests,
+    Register,
+    Room,
+    all_guests,
+    hotel,
+    two_guests,
+)
 
 
 async def filled(folder: Path) -> str:
@@ -68,6 +82,26 @@ def test_the_command_line_shows_what_is_known_of_a_person(
         ("booked", {"wish": f"a bed for {NAME}"}),
     ]
     assert shown[0]["payload"]["country"] == "no"
+
+
+async def test_the_command_line_shows_the_rest_where_a_key_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = f"sqlite:{tmp_path}/hotel.db"
+    async with hotel(store) as engine:
+        await engine.execute(Register("g-1", NAME))
+    shutil.copy(tmp_path / "hotel.keys.db", tmp_path / "former.db")
+    async with hotel(store) as engine:
+        await engine.execute(Register("g-2", OTHER))  # with a key that the former file has not
+        await engine.execute(Book("r-1", "guest:g-1", "a bed"))
+
+    log, former = f"{tmp_path}/hotel.db", f"sqlite:{tmp_path}/former.db"
+    status = await asyncio.to_thread(main, ["personal", "show", log, "guest:g-1", "--keys", former])
+
+    assert status == 1
+    shown = capsys.readouterr()
+    assert [json.loads(line)["name"] for line in shown.out.splitlines()] == ["registered", "booked"]
+    assert "2 events of guest:g-1\n1 event could not be decrypted, and may be of" in shown.err
 
 
 def test_the_command_line_erases_at_rest_and_says_that_views_wait(

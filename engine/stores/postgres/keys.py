@@ -40,6 +40,7 @@ from .keys_sql import (
     MAKE_ALONE,
     MAKE_SCHEMA,
     SCHEMA_FOUND,
+    TAKEN,
     UNFINISHED,
     VACUUM,
 )
@@ -160,6 +161,12 @@ class PostgresKeys:
                 )
             async with line.connection.transaction():
                 await line.connection.execute(sql(MAKE_ALONE))
+                if await line.connection.fetchval(TAKEN, schema):
+                    raise StoreRefused(
+                        f"{self._address.name} has a log or something else, and no keys: keys are "
+                        f"in a schema of their own. Give another schema= in keys=, best of "
+                        f"another database. Nothing was changed"
+                    )
                 if not await self._look_for(line):
                     await line.connection.execute(sql(MAKE_SCHEMA))
                 await line.connection.execute(sql(MAKE))

@@ -24,6 +24,7 @@ __all__ = [
     "MAKE_ALONE",
     "MAKE_SCHEMA",
     "SCHEMA_FOUND",
+    "TAKEN",
     "UNFINISHED",
     "VACUUM",
 ]
@@ -87,6 +88,12 @@ JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND t.tgname = 'erasures_are_kept'"""
 """The last thing that is made."""
+TAKEN: Final = """
+SELECT true FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = 'about' AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'made')"""
+"""A table of this name that is none of keys, as each log has one."""
 MADE: Final = "INSERT INTO {s}.about(log_id) VALUES ($1) ON CONFLICT DO NOTHING"
 
 CHANGES: Final = "SELECT made, changes FROM {s}.about"
