@@ -47,7 +47,7 @@ class PersonalData:
         self.erasing: Callable[[], Awaitable[_Told]] = self._erasing
         """Asks the process that finishes erasures how they stand."""
         self.is_erasing: Callable[[], bool] = self._is_erasing
-        """Tells whether an erasure is under way in the engine of this process."""
+        """Asks whether an erasure is under way in the engine of this process."""
         self._gate = gate
 
     async def erase(
