@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from engine import (
     Engine,
     Meta,
     Onlooker,
+    Ports,
     Projection,
     Query,
     SqlProjection,
@@ -19,9 +21,10 @@ from engine import (
     answers,
     projects,
 )
+from engine.stores.postgres.views.catalog import Catalog
 from engine.stores.postgres.views.pins import mentioned
 from tests.queries.ledger import BETWEEN, Ledger, Mirror, Twice, add, total_now, twice
-from tests.support.counters import Added, Counter
+from tests.support.counters import Add, Added, Counter
 from tests.support.postgres import Server
 from tests.support.postgres import asked as on_server
 from tests.support.waiting import until
@@ -151,6 +154,40 @@ async def test_an_answer_that_reads_what_came_to_serve_meanwhile_is_asked_again(
             times.clear()
             assert await asked.query(Around(table)) == (1, 1)
             assert len(times) == 2
+
+
+async def test_an_answer_that_begins_as_a_build_comes_to_serve_is_asked_again(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The swap is in its snapshot, and the engine, which made it, does not know that yet."""
+    schema = postgres.new_schema()
+    swapped, known, know = asyncio.Event(), asyncio.Event(), Catalog._know
+    begins: list[int] = []
+
+    def reached(name: str) -> None:
+        if name == "views.swapped":
+            swapped.set()
+
+    async def know_later(self: Catalog, *args: Any) -> None:
+        if swapped.is_set():
+            await known.wait()
+        await know(self, *args)
+
+    async def let_it_know() -> None:
+        begins.append(1)
+        known.set()
+        await until(lambda: not engine.statistics().projectors["sums"].building)
+
+    monkeypatch.setattr(Catalog, "_know", know_later)
+    ports, store = Ports(failpoint=reached), postgres.url(schema)
+    engine = Engine([Counter], projections=[Sums], answers=[around], store=store, ports=ports)
+    async with engine:
+        await engine.query(Around("sums_rows"), at=await engine.execute(Add("a", 1)))
+        await engine.projections.rebuild("sums")
+        await swapped.wait()
+        BETWEEN.append(let_it_know)
+        assert await engine.query(Around(f'"{schema}_views".sums_rows')) == (1, 1)
+        assert len(begins) == 2
 
 
 def test_which_names_a_statement_may_mean() -> None:

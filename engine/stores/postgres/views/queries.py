@@ -55,6 +55,7 @@ _SHOWN_SINCE: Final = (
     "AND d.datname = pg_catalog.current_database()), "
     "shown AS (SELECT p.refobjid FROM pg_catalog.pg_depend AS p "
     "JOIN pg_catalog.pg_rewrite AS r ON r.oid = p.objid JOIN locked AS v ON v.oid = r.ev_class "
+    "JOIN pg_catalog.pg_class AS w ON w.oid = v.oid AND w.relname <> ALL ($3::text[]) "
     "WHERE p.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass "
     "AND p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass) "
     "SELECT 1 FROM locked AS l LEFT JOIN pg_catalog.pg_class AS c ON c.oid = l.oid "
@@ -64,7 +65,8 @@ _SHOWN_SINCE: Final = (
     "AND c.oid NOT IN (SELECT s.refobjid FROM shown AS s)) LIMIT 1"
 )
 """A build's table that was read through a view which did not show it in the snapshot, or one that
-is newer: catalogs are read as they were then."""
+is newer: catalogs are read as they were then. Of what is declared it is none but that which is
+known to serve: a swap may be in the snapshot, and not known here yet."""
 _GONE: Final = (
     "SELECT 1 FROM pg_catalog.unnest($1::text[]) AS real "
     "WHERE pg_catalog.to_regclass(real) IS NULL LIMIT 1"
@@ -256,7 +258,8 @@ async def _select(
         raise _too_large("a statement in views.sql", reading.bytes_max)
     tables, by_views = (known.tables, known.by_views) if known else await _locked(reading)
     meant = [*reading.reals, *_WORDS.findall(statement)]
-    if by_views and await reading.link.run(_SHOWN_SINCE, reading.schema, meant):
+    own = [*reading.tables, *reading.in_sql]
+    if by_views and await reading.link.run(_SHOWN_SINCE, reading.schema, meant, own):
         raise Torn("a view that views.sql has read shows another build by now")
     # Where others of its answer had locked some, it may be said to read these too.
     if known is None and not before:
