@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 import msgspec
 
 from ..brokers.client import unexpected
-from ..errors import BrokerFailed, DefinitionError, EngineError, MessageRefused, UsageError
+from ..errors import BrokerFailed, EngineError, MessageRefused, UsageError
 from ..model.codec import masked
+from ..model.given import as_function
 from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery, Sink
 from ..relays.outlet import PER_TURN
@@ -321,8 +322,10 @@ class _Keeping(Sink):
         self, place: Place, row: Row | None, events: Sequence[Delivery[Event]]
     ) -> Row | None:
         for delivery in events:
-            made = type(self).model_apply(row, delivery.event, delivery.meta)
+            made: Any = type(self).model_apply(row, delivery.event, delivery.meta)
             try:
+                if not issubclass(type(made), (Mapping, type(None))):
+                    raise TypeError(f"a {type(made).__name__}, and a row is a mapping or None")
                 with place.failures():  # a client may refuse what cannot be sent
                     row = None if made is None else place.row(made)
             except (TypeError, ValueError) as error:
@@ -372,8 +375,9 @@ def row_model(
     With "park" what is set aside is the events of a row, in their order.
     """
     found = events_of(name, events)
-    if not callable(apply) or not (key is None or callable(key)):
-        raise DefinitionError(f"read model {name!r}: apply= and key= are functions")
+    as_function(f"read model {name!r}: apply", apply)
+    if key is not None:
+        as_function(f"read model {name!r}: key", key)
 
     async def deliver(self: _Keeping, batch: Any) -> None:
         await self.keep(batch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import inspect
 import ssl
 import types
 from collections.abc import Callable, Generator, Sequence
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final, TypeAlias
 
-from ..errors import BrokerFailed, DefinitionError
+from ..errors import BrokerFailed, DefinitionError, UsageError
+from ..model.given import as_function
 from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery, Sink
 from ..runtime.apart import Apart
@@ -124,7 +126,7 @@ class _Keeping(Sink):
                     page, after = asked.result(PAGE_SECONDS)
                     for delivery in page:
                         if delivery.position <= end:
-                            type(self).model_apply(connection, delivery.event, delivery.meta)
+                            self._apply_one(connection, delivery)
 
     def _prepare(self, log_id: str) -> None:
         if self._checkpoints is None:
@@ -139,6 +141,16 @@ class _Keeping(Sink):
             with self.model_engine.begin() as connection:
                 return self._apply(connection, batch)
 
+    def _apply_one(self, connection: Any, delivery: Delivery[Event]) -> None:
+        given: object = type(self).model_apply(connection, delivery.event, delivery.meta)
+        if inspect.iscoroutine(given) or inspect.isgenerator(given):
+            given.close()
+            raise UsageError(
+                f"read model {self.__definition__.name!r}: apply= gave a "
+                f"{type(given).__name__}, of which nothing was run: write it with def, and "
+                f"without yield"
+            )
+
     def _apply(
         self, connection: Any, batch: Sequence[Delivery[Event]]
     ) -> tuple[tuple[int, str], bool]:
@@ -152,7 +164,7 @@ class _Keeping(Sink):
             return (position, event), False
         for delivery in batch:
             if delivery.position > position:
-                type(self).model_apply(connection, delivery.event, delivery.meta)
+                self._apply_one(connection, delivery)
         if batch[-1].position > position:
             position, event = batch[-1].position, named(batch[-1])
             now = {"position": position, "event": event}
@@ -340,11 +352,11 @@ def SqlReadModel(  # noqa: N802 - what it gives is a class, to be declared like 
             f"a MetaData"
         )
     found = events_of(name, events)
-    if not callable(apply) or len(name) > NAME_MAX:
+    if len(name) > NAME_MAX:
         raise DefinitionError(
-            f"read model {name[:NAME_MAX]!r}: apply= is a function, and the name has at most "
-            f"{NAME_MAX} characters"
+            f"read model {name[:NAME_MAX]!r}: the name has at most {NAME_MAX} characters"
         )
+    as_function(f"read model {name!r}: apply", apply)
 
     async def deliver(self: _Keeping, batch: Any) -> None:
         await self.keep(batch)

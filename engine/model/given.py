@@ -8,6 +8,7 @@ numbers: another object's own words are never asked for. This file knows no engi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from types import CoroutineType
 from typing import Final, TypeVar, cast
@@ -17,6 +18,7 @@ from ..errors import DefinitionError, InvalidInput
 __all__ = [
     "SECONDS_MAX",
     "WHOLE_MAX",
+    "as_function",
     "as_headers",
     "as_instance",
     "as_seconds",
@@ -85,6 +87,22 @@ def as_instance(what: str, value: object, cls: type[T]) -> T:
     if isinstance(value, cls):
         return value
     raise DefinitionError(f"{what}= is a {cls.__name__}, as {cls.__name__}(), not {shown(value)}")
+
+
+def as_function(what: str, value: T) -> T:
+    """Give a function whose answer is used as soon as it is called; else raise DefinitionError.
+
+    One that is async or yields does nothing when it is called: nobody would see that.
+    """
+    if not callable(value):
+        raise DefinitionError(f"{what}= is a function, not {named(value)}")
+    called: object = value
+    for each in (called, inspect.getattr_static(type(called), "__call__", None)):
+        if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each):
+            raise DefinitionError(f"{what}= is async, and nothing awaits it: write it with def")
+        if inspect.isgeneratorfunction(each):
+            raise DefinitionError(f"{what}= yields, and nothing asks for that: let it return")
+    return value
 
 
 def as_text(what: str, value: object, characters_max: int | None = None) -> str:

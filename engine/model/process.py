@@ -32,6 +32,7 @@ from .aggregate import (
 from .annotations import Signature, fields_of, read_signature, union_members
 from .checking import NO_TEXTS
 from .codec import masked
+from .given import as_function
 from .messages import Command, Event, Id, Meta
 from .projection import (
     Begins,
@@ -305,7 +306,7 @@ def _name(kind: str, what: str, name: str) -> str:
 def _checked_by(where: str, event: type[Event], by: Any) -> Callable[[Any, Meta], str | None]:
     """Give what names the instance of an event; raise DefinitionError for what cannot."""
     if callable(by):
-        found: Any = by
+        found: Any = as_function(f"{where}: by", by)
         return cast("Callable[[Any, Meta], str | None]", found)
     if isinstance(by, str) and by in event.__struct_fields__:
         field = by

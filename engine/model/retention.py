@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import DefinitionError
 from .aggregate import Aggregate, definitions_of
+from .given import as_function
 from .messages import Event
 
 __all__ = ["Retention", "closed_before"]
@@ -68,11 +69,8 @@ class Retention(msgspec.Struct, frozen=True):
                 f"Retention of {self.aggregate.__name__}: closed_by lists classes of events, and "
                 f"{given!r:.100} does not"
             )
-        if self.closed_if is not None and not callable(self.closed_if):
-            raise DefinitionError(
-                f"Retention of {self.aggregate.__name__}: closed_if is a function of the state, "
-                f"not {self.closed_if!r:.100}"
-            )
+        if self.closed_if is not None:
+            as_function(f"Retention of {self.aggregate.__name__}: closed_if", self.closed_if)
         times: Any = [t for t in (self.archive_after, self.erase_after) if t is not None]
         if not times or not all(isinstance(t, timedelta) and t >= timedelta(0) for t in times):
             raise DefinitionError(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -42,6 +41,7 @@ from ..errors import (
     WrongVersion,
 )
 from ..limits import KEY_LENGTH_MAX
+from ..model.given import as_function
 from ..model.messages import Command, Envelope, check_name
 from ..runtime.contained import contained
 from ..runtime.safely import safe_logger
@@ -130,8 +130,7 @@ class Consumer:
                 f"consumer {name!r}: topic= and dead= are two topics, and window= and tries= are "
                 f"at least 1"
             )
-        if not callable(to_command) or inspect.iscoroutinefunction(to_command):
-            raise DefinitionError(f"consumer {name!r}: to_command= is a function, and not async")
+        as_function(f"consumer {name!r}: to_command", to_command)
         self._inlet: Inlet = open_inlet(self._address, name, topic, dead, tls)
         self._to_command = to_command
         self._window = window
@@ -223,13 +222,23 @@ class Consumer:
                 return_exceptions=True,
             )
         finally:
-            # Also where it is stopped now: what has a receipt need not come again.
-            await self._inlet.acknowledge(done)
+            await self._acknowledge(done)
         failed = [end for end in ends if end is not None]
         if failed:
             finished = {id(each) for each in done}
             await self._inlet.release([each for each in received if id(each) not in finished])
             raise failed[0]
+
+    async def _acknowledge(self, done: Sequence[Received]) -> None:
+        """Acknowledge what has a receipt to the end, also where it is stopped meanwhile."""
+        call = asyncio.ensure_future(self._inlet.acknowledge(done))
+        try:
+            await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.wait([call])  # as long as the broker may take for an answer
+            if not call.cancelled() and call.exception() is not None:
+                self._logger.warning("consumer %s: %s", self._name, call.exception())
+            raise
 
     async def _execute_lane(
         self, engine: Engine, lane: Sequence[tuple[Received, Envelope]], done: list[Received]

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Literal, cast
 from ..brokers.address import AWS, Address, Weakness, read_address
 from ..brokers.client import check_installed, load, unexpected
 from ..errors import BrokerFailed, DefinitionError, EngineError
+from ..model.given import as_function
 from ..model.messages import Event
 from ..model.sink import Delivery, Sink
 from .message import Encode, Former, Outgoing, Topic
@@ -163,6 +164,9 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
         raise DefinitionError(f"relay {name!r}: events= is a list of classes of events")
     if not topic or not (callable(topic) or isinstance(cast("Any", topic), str)):
         raise DefinitionError(f"relay {name!r}: topic= is a text, or a function that gives one")
+    for what, function in (("topic", topic), ("encode", encode)):
+        if callable(function):
+            as_function(f"relay {name!r}: {what}", function)
     if address.broker == "redis" and slices != 1:
         raise DefinitionError(
             f"relay {name!r}: the ids of a Redis stream grow with the position, so slices=1"

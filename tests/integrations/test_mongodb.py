@@ -207,7 +207,7 @@ async def test_a_server_that_is_too_old_stops_it_and_says_so(database: InMongoDB
         ({"to": "mongodb://rows.example.com/shop"}, r"write \?tls=true"),
         ({"to": "mongodb://localhost"}, "names the database"),
         ({"events": []}, "list of classes of events"),
-        ({"apply": None}, "are functions"),
+        ({"apply": None}, "is a function"),
         ({"name": "a b"}, "letters, digits"),
         ({"name": "foldline_read_models"}, "letters, digits"),
     ],

@@ -282,7 +282,7 @@ async def test_a_batch_of_which_the_answer_is_lost_counts_once(
         ({"to": "http://search.example.com"}, "would not be encrypted"),
         ({"to": "https://a.example.com,b.example.com"}, "names one host"),
         ({"events": []}, "list of classes of events"),
-        ({"apply": None}, "are functions"),
+        ({"apply": None}, "is a function"),
         ({"name": "Totals"}, "small letters"),
         ({"refresh": "soon"}, "refresh= is"),
         ({"mappings": {"_source": {"enabled": False}}}, "disables _source"),

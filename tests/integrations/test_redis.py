@@ -220,8 +220,8 @@ async def test_tls_is_checked_and_a_certificate_that_does_not_fit_stops_it(tmp_p
     [
         ({"to": "nats://localhost"}, "the URL of Redis"),
         ({"events": []}, "list of classes of events"),
-        ({"apply": None}, "are functions"),
-        ({"key": "id"}, "are functions"),
+        ({"apply": None}, "is a function"),
+        ({"key": "id"}, "is a function"),
         ({"allow": ["anything"]}, "allow= is a list"),
     ],
 )

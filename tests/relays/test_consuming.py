@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from engine import BrokerFailed, Command, Engine, Envelope, Limits
 from engine.relays import Consumer, Message
+from engine.relays.inlet import Received
 from tests.support.brokers import PASSWORD, USER, Broker
 from tests.support.counters import Add, Counter, Look, Spoil, total
 from tests.support.waiting import until
@@ -86,6 +88,49 @@ async def test_what_was_acknowledged_does_not_come_again(broker: Broker, topic: 
                 await finished(consumer, 1)
             assert consumer.statistics().received == 1
             await broker.put(topic, f"m-{number + 1}", b"a 1")
+
+
+async def test_a_stop_waits_for_the_acknowledgement_of_what_has_a_receipt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Inlet:
+        """Stands for a broker that takes its time: a real one answers when it likes."""
+
+        def __init__(self) -> None:
+            self.come = [Received(Message("m-1", "t", {}, b"a 5"), None)]
+            self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+            self.log: list[str] = []
+
+        async def fetch(self, count: int) -> list[Received]:
+            await asyncio.sleep(0)
+            come, self.come = self.come, []
+            return come
+
+        async def acknowledge(self, received: list[Received]) -> None:
+            if received:
+                self.is_asked.set()
+                await self.may_answer.wait()
+                self.log.append("acknowledged")
+
+        async def close(self) -> None:
+            self.log.append("closed")
+
+    inlet = Inlet()
+    monkeypatch.setattr("engine.relays.consumer.open_inlet", lambda *_: inlet)
+    consumer = Consumer(
+        "nats://localhost", topic="t", name="slow", dead="dead", to_command=to_command
+    )
+    async with Engine([Counter]) as engine:
+        running = asyncio.ensure_future(consumer.run(engine))
+        await inlet.is_asked.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        assert inlet.log == []
+        inlet.may_answer.set()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    assert inlet.log == ["acknowledged", "closed"]
 
 
 async def test_what_can_never_be_run_is_published_to_the_dead_with_its_reason(

@@ -146,6 +146,33 @@ async def test_dead_that_find_no_room_keep_no_other_message_waiting(
     assert [m.body for m in await rabbit.messages(dead)] == [b"no number"]
 
 
+async def test_a_queue_with_a_single_active_consumer_is_read_by_one_of_two(
+    rabbit: RabbitServer, topic: str
+) -> None:
+    """So the order of an aggregate's messages is kept, whatever processes there are."""
+    await rabbit.create(topic, arguments={"x-single-active-consumer": True})
+    await rabbit.create(f"{topic}-dead")
+
+    def reads() -> Consumer:
+        return Consumer(
+            rabbit.url,
+            topic=topic,
+            name="of-s",
+            dead=f"{topic}-dead",
+            to_command=lambda message: Add("a", int(message.body)),
+        )
+
+    one, other = reads(), reads()
+    async with Engine([Counter]) as engine, one.running(engine), other.running(engine):
+        for number in range(60):
+            await rabbit.put(topic, f"m-{number}", b"%d" % number)
+        await until(lambda: one.statistics().executed + other.statistics().executed == 60)
+        found: list[Any] = [e.event async for e in engine.history(Counter, "a")]
+
+    assert [event.amount for event in found] == list(range(60))
+    assert 0 in (one.statistics().received, other.statistics().received)
+
+
 async def test_a_queue_that_is_not_there_ends_the_consumer(
     rabbit: RabbitServer, topic: str
 ) -> None:
