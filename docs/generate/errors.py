@@ -119,5 +119,6 @@ def _status(cls: type[engine.EngineError]) -> str:
     vars(error).update(
         code="code", message="", expected=1, actual=2, wanted=0, behind={}, states={}, projection=""
     )
+    vars(error).update(passes=False, written=None)
     status = problem_of(error, logger=_UNHEARD).status
     return f"{status} {HTTPStatus(status).phrase}"

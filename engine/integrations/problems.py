@@ -27,6 +27,7 @@ from ..errors import (
     ProjectionLag,
     ProjectionUnserved,
     Rejected,
+    StoreFailed,
     StoreLocked,
     Voided,
     WrongVersion,
@@ -155,6 +156,9 @@ def _problem_of(
         case StoreLocked():
             detail = "another process has the log, and this one waits for it: nothing was done"
             return Problem(503, "closed", detail, "yes", 5)
+        case StoreFailed() if error.passes and error.written is False:
+            detail = "what this needs cannot be had now: nothing was done"
+            return Problem(503, "store-away", detail, "yes", 5)
         case TimeoutError():
             # The host gave up waiting; a command that the engine has goes on all the same.
             detail = "it may be done or not: the same request with the same key finds out"

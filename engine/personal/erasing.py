@@ -362,7 +362,7 @@ class Eraser:
             await self._scrub()
         if older:
             self._logger.warning(
-                "the views of %s are older than an erasure, as those of an old copy are: they are "
+                "the views of %s may be older than an erasure, as in an old copy: they are "
                 "built anew, and may show who was erased until then",
                 ", ".join(sorted(older)),
             )

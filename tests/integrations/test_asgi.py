@@ -108,6 +108,14 @@ def test_every_error_has_its_status_and_says_whether_to_send_again(cls: Any) -> 
         assert error.safe_to_resend
 
 
+@pytest.mark.parametrize("written", [False, None])
+def test_a_store_that_is_away_is_asked_again_later(written: bool | None) -> None:
+    problem = problem_of(StoreFailed(SECRET, written=written, passes=True))
+    found = problem.status, problem.code, problem.resend, problem.headers.get("Retry-After")
+    away = (503, "store-away", "yes", "5")
+    assert found == (away if written is False else (500, "internal", "no", None))
+
+
 def test_no_error_of_the_engine_is_forgotten() -> None:
     public = {
         cls
