@@ -60,7 +60,7 @@ async def refusal_of(
 
 def events_of(name: str, events: Sequence[type[Event]]) -> Sequence[Any]:
     """Give the classes of a model's events; raise DefinitionError for what is none."""
-    found: list[Any] = list(events)
+    found: list[Any] = [] if isinstance(events, type) else list(events)
     if not found or not all(isinstance(cls, type) and issubclass(cls, Event) for cls in found):
         raise DefinitionError(f"read model {name!r}: events= is a list of classes of events")
     return found

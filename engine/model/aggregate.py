@@ -290,7 +290,8 @@ def definitions_of(aggregates: object) -> list[AggregateDefinition]:
         if not (inspect.isclass(cls) and issubclass(cls, Aggregate) and cls is not Aggregate):
             raise DefinitionError(
                 f"the engine takes a list of aggregate classes, as Engine([Order, Return]), and "
-                f"{cls!r:.100} is none. Projections, sinks and reactors go into `projections=[...]`"
+                f"{cls!r:.100} is none. Projections, sinks and reactors go into "
+                f"`projections=[...]`, and functions with @decides into `decisions=[...]`"
             )
         found.append(cls.__definition__)
     if not listed:

@@ -159,7 +159,7 @@ def Relay(  # noqa: N802 - what it gives is a class, to be declared like one
     """
     address = read_address(to, allow)
     check_installed(address)
-    found: list[Any] = list(events)
+    found: list[Any] = [] if isinstance(events, type) else list(events)
     if not found or not all(isinstance(cls, type) and issubclass(cls, Event) for cls in found):
         raise DefinitionError(f"relay {name!r}: events= is a list of classes of events")
     if not topic or not (callable(topic) or isinstance(cast("Any", topic), str)):

@@ -82,6 +82,14 @@ def test_a_function_that_does_nothing_when_it_is_called_is_refused(
         TAKERS[taker](function)
 
 
+def test_a_class_of_events_that_is_in_no_list_is_refused_by_name() -> None:
+    alone: Any = Added
+    with pytest.raises(DefinitionError, match="relay 'r': events= is a list"):
+        Relay("r", to=NATS, events=alone, topic="t")
+    with pytest.raises(DefinitionError, match="model 'r': events= is a list"):
+        RedisReadModel("r", to=REDIS, events=alone, apply=no_row)
+
+
 @pytest.mark.parametrize("function", [waits, yields], ids=["async", "yields"])
 async def test_a_read_model_whose_apply_did_nothing_stops_and_passes_over_no_event(
     tmp_path: Path, function: Any

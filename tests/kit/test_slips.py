@@ -123,6 +123,7 @@ engine: Any = Engine
 SLIPS: dict[str, tuple[Callable[[], object], str]] = {
     "no-mark": (lambda: engine([Room], decisions=[not_marked]), "and not_marked is not"),
     "projection": (lambda: engine([Room, Guests]), r"go into `projections=\[\.\.\.\]`"),
+    "joint": (lambda: engine([Room, marked]), r"with @decides into `decisions=\[\.\.\.\]`"),
     "manager": (lambda: engine([Room], projections=[Moving]), "process managers go into the first"),
 }
 
