@@ -23,10 +23,13 @@ from engine import (
     Meta,
     Ports,
     Projection,
+    Query,
     Rejected,
     Row,
     StoreRefused,
     Table,
+    Views,
+    answers,
     applies,
     handles,
     projects,
@@ -37,10 +40,12 @@ from engine.model.schema import check_types
 from engine.model.shape import event_type
 from engine.model.stored import EventType
 from engine.model.timers import TimedCommands
+from engine.stores.contract import known_builds
 from engine.stores.contract.builds import definition_hash
 from engine.stores.contract.outside import Found
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.scenario import ManualClock
+from tests.support.postgres import Server
 from tests.support.waiting import until
 
 
@@ -192,6 +197,10 @@ async def test_a_snapshot_whose_numbers_stand_for_others_is_not_used(tmp_path: P
             await engine.execute(Show("o-1"))
 
 
+class CountShops(Query[int]):
+    """Asks how many rows there are."""
+
+
 def late(states: Any, **options: Any) -> Any:
     """Give an aggregate whose timer's command has an enum, and a projection with it in a row."""
 
@@ -229,7 +238,14 @@ def late(states: Any, **options: Any) -> Any:
         def asked(self, event: Asked, meta: Meta) -> None:
             self.rows.put(Shown(meta.id, [states[event.to.partition(",")[0]]]))
 
-    return SimpleNamespace(Shop=Shop, Shops=Shops, Follow=Follow)
+    @answers
+    async def count_shops(query: CountShops, views: Views) -> int:
+        return await views.count(Shops.rows)
+
+    def engine(store: str) -> Engine:
+        return Engine([Shop], projections=[Shops], answers=[count_shops], store=store)
+
+    return SimpleNamespace(Shop=Shop, Shops=Shops, Follow=Follow, engine=engine)
 
 
 def counts(engine: Engine) -> tuple[int, int]:
@@ -285,6 +301,38 @@ async def test_rows_are_not_shown_with_another_member(tmp_path: Path) -> None:
             pass
     async with Engine([renamed.Shop], projections=[renamed.Shops], store=store) as engine:
         assert (await engine.projections.status("shops")).state in ("live", "catching-up")
+
+
+@pytest.mark.parametrize("server", [False, True], ids=["sqlite", "postgresql"])
+async def test_tables_of_a_release_that_did_not_look_at_names_are_gone_on_with(
+    server: bool,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = f"sqlite:{tmp_path / 'shop.db'}"
+    if server:
+        postgres: Server = request.getfixturevalue("postgres")
+        store = postgres.url(postgres.new_schema())
+    app = late(Open)
+
+    async def one_more(count: int) -> None:
+        async with app.engine(store) as engine:
+            receipt = await engine.execute(Order(f"o-{count}"))
+            assert await engine.query(CountShops(), at=receipt) == count
+
+    with monkeypatch.context() as former:
+        bare = definition_hash(app.Shops.__definition__).partition(".")[0]
+        former.setattr(known_builds, "definition_hash", lambda _: bare)
+        await one_more(1)
+    await one_more(2)
+    async with app.engine(store) as engine:
+        await engine.projections.rebuild("shops")
+        await until(lambda: not engine.statistics().projectors["shops"].building)
+    await one_more(3)
+    with pytest.raises(StoreRefused, match="'shops' are declared otherwise than they were stored"):
+        async with late(WithoutNew).engine(store):
+            pass
 
 
 def test_tables_of_a_release_that_did_not_look_at_names_are_believed() -> None:

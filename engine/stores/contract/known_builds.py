@@ -66,6 +66,13 @@ class KnownBuilds(Generic[Sql]):
         """Give the tables of a build, by attribute."""
         return self._sql[projection, build]
 
+    def made_as(self, projection: str, build: int) -> str:
+        """Give the hash with which a build was made: a former release wrote less of it."""
+        now = self.hashes[projection]
+        found = (b.definition for b in self._builds.get(projection, ()) if b.number == build)
+        then = next(found, now)
+        return then if then == now.partition(".")[0] else now
+
     def _undeclared(self, *, with_tables: bool) -> Sequence[str]:
         """Name what this program does not declare: with tables here, or without any."""
         return sorted(

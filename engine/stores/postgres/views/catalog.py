@@ -84,10 +84,7 @@ class Catalog(KnownBuilds[TableSql]):
         """Give the tables of a build that its projection makes by SQL."""
         known = self._own.get((definition.name, number))
         if known is None:
-            builds = self._builds.get(definition.name, ())
-            # As it was made: a former release wrote less of the hash.
-            made = [build.definition for build in builds if build.number == number]
-            hash_then = made[0] if made else self.hashes[definition.name]
+            hash_then = self.made_as(definition.name, number)
             names = {
                 table.attribute: real_name(table.name, number, hash_then)
                 for table in definition.sql_tables.values()

@@ -140,6 +140,7 @@ class Writes:
         part, before, after = changes.part, changes.before, changes.after
         definition, catalog = part.definition, self._catalog
         assert after.position >= before.position, "a checkpoint never goes back"
+        made_as = catalog.made_as(definition.name, part.build)
         move = (
             "UPDATE {s}.checkpoints SET position = $1, checksum = $2 "
             "WHERE projection = $3 AND build = $4 AND slice = $5 AND position = $6 AND EXISTS ("
@@ -156,7 +157,7 @@ class Writes:
             link,
             move.replace("{log}", self._log_schema) + " RETURNING 1",
             *(after.position, after.checksum, definition.name, part.build, part.slice),
-            *(before.position, definition.version, catalog.hashes[definition.name]),
+            *(before.position, definition.version, made_as),
             *(catalog.log_id, catalog.builder, *by),
         )
         if len(moved) != 1:

@@ -53,7 +53,7 @@ def move_checkpoint(connection: apsw.Connection, changes: Changes, keeper: Catal
             definition.name,
             part.build,
             definition.version,
-            keeper.hashes[definition.name],
+            keeper.made_as(definition.name, part.build),
             keeper.log_id,
             keeper.builder,
         ),
