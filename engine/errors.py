@@ -459,9 +459,9 @@ class ProjectionUnserved(EngineError):
         if self.release is not None:
             keeps = "does not keep it" if self.kept is None else f"keeps version {self.kept} of it"
             return (
-                f"projection {self.projection!r} is declared here, and the process that owns the "
-                f"log runs release {self.release!r} and {keeps} as it is declared there: ask a "
-                f"process of that release, or let one of this release own the log"
+                f"projection {self.projection!r} is declared here, and release {self.release!r}, "
+                f"whose processes run the log's projections, {keeps} as it is declared there: ask "
+                f"a process of that release, or stop all of them"
             )
         return (
             f"projection {self.projection!r} is being built: it has no tables yet, or its former "

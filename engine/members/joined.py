@@ -112,6 +112,7 @@ class Joined:
         self._release = release_of(release, first.registry, declared.projections)
         self._first = first
         self._again = again
+        self._welcome: Welcome | None = None
         self._wiring: Wiring | None = None
         """The engine of this process, while it owns the log."""
         self._use = use
@@ -212,7 +213,7 @@ class Joined:
         assert isinstance(outside, Runners), "it was looked at as the engine was made"
         self._rows = ViewsRows(outside, settings.ports)
         known = self._rows, sharing.definitions, settings.logger, self._fail
-        self._duties = Duties(sharing.fold, outside, *known)
+        self._duties = Duties(sharing.fold, outside, *known, self._release.name, self._leave_out)
         asked = self._duties, self._rows, self._first.gate, self.entrance.check
         return SharedProjections(self.forwarding, count, *asked)
 
@@ -346,10 +347,7 @@ class Joined:
         return self._wiring
 
     async def _open_keys(self) -> None:
-        """Let what is read from the log be decrypted, which the classes of the first engine do.
-
-        That engine may own the log, or try to: where it ends, what is read here is read on.
-        """
+        """Let what is read be decrypted, by the first engine's keys, which its end leaves open."""
         vault = self._first.vault
         if vault is not None:
             log, names = self._log, self._first.registry.personal
@@ -447,8 +445,8 @@ class Joined:
 
     async def begin_joining(self, owner: Welcome | None) -> None:
         """Use the store's views and log, which are opened the first time."""
-        says = owner is None or owner.keeps is not None
-        self._onlooker.leave_out(not_kept(self._release, owner), misfits=says)
+        self._welcome = owner
+        self._leave_out()
         if self._watching is None:
             await self._onlooker.__aenter__()
             try:
@@ -461,6 +459,14 @@ class Joined:
             self._watching = asyncio.create_task(self._run(), name="foldline log watch")
         await self._open_keys()
         self._use(self.reads)
+
+    def _leave_out(self) -> None:
+        """Serve nothing of what others keep otherwise: its owner says it, or who runs it."""
+        owner, duties = self._welcome, self._duties
+        unserved = not_kept(self._release, owner, {} if duties is None else duties.definitions)
+        more = {} if duties is None else duties.unserved()
+        says = owner is None or owner.keeps is not None
+        self._onlooker.leave_out({**unserved, **more}, misfits=says)
 
     async def _run(self) -> None:
         """Watch the log, and let feeds end with the engine."""

@@ -3,11 +3,12 @@
 Rules: a member serves of a projection only what its owner keeps as it is declared here, of the same
 version and with the same tables. All others are named, and never served from tables that nobody
 keeps any more. What an owner of a release does not say of itself, is believed to be as it is here.
+Where members run the projections, they say for themselves what they keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -58,12 +59,17 @@ def release_of(
     return Release(name, keeps, reads)
 
 
-def not_kept(own: Release, owner: Welcome | None) -> Mapping[str, ProjectionUnserved]:
-    """Give what is answered for each projection that the owner does not keep as it is here."""
+def not_kept(
+    own: Release, owner: Welcome | None, but: Container[str] = ()
+) -> Mapping[str, ProjectionUnserved]:
+    """Give what is answered for each projection that the owner does not keep as it is here.
+
+    Those named `but` are kept by members, who say it themselves.
+    """
     if owner is None or owner.keeps is None:
         return {}
     return {
         name: ProjectionUnserved(name, owner.release, owner.keeps.get(name, (None,))[0])
         for name, declared in own.keeps.items()
-        if owner.keeps.get(name) != declared
+        if name not in but and owner.keeps.get(name) != declared
     }

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
 
 import pytest
 
-from engine import Command, Engine, Meta, Ports, Reactor, reacts
+from engine import (
+    Command,
+    Engine,
+    Meta,
+    Ports,
+    ProjectionUnserved,
+    Reactor,
+    Views,
+    answers,
+    reacts,
+)
 from engine.members.duties import life
 from engine.members.duties.whose import declares
+from engine.members.wire import PROTOCOL, Welcome
 from engine.stores.contract.membership import View
 from engine.stores.urls import open_backend
 from tests.members.duties_shop import PROJECTIONS, GetLine, Ledger0, Ledger1, sharing
 from tests.support.counters import Add, Added, Counter
 from tests.support.postgres import Server
+from tests.support.waiting import until
 
 LOGGER = logging.getLogger("foldline")
 
@@ -75,3 +88,53 @@ async def test_what_another_engine_of_the_program_runs_is_no_table_of_nobodys(
     assert "projections renamed have no tables in " in caplog.text
     assert "and those of ledger0 are there and declared by nobody" in caplog.text
     assert "nobody, " not in caplog.text
+
+
+class Newer(Ledger1, name="ledger1", version=2):
+    """The same in another release."""
+
+
+@answers
+async def get_newer(query: GetLine, views: Views) -> list[int]:
+    row = await views.get(Newer.lines, query.counter)
+    return [] if row is None else row.positions
+
+
+def _of_the_newer_release(log: str) -> Engine:
+    return Engine(
+        [Counter],
+        projections=[Newer],
+        answers=[get_newer],
+        store=log,
+        join=True,
+        share_projections=True,
+        rebuild="auto",
+        release="shop 42",
+    )
+
+
+async def test_who_runs_a_projection_says_of_which_release_it_is_and_not_the_owner(
+    postgres: Server,
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=9")
+    backend: Any = open_backend(log)
+    async with sharing(log, projections=[Ledger1], release="shop 41") as former:
+        owner = Welcome(1, PROTOCOL, "log", release="shop 42", keeps={"ledger1": (2, "other")})
+        joined: Any = former._joined  # pyright: ignore[reportPrivateUsage]
+        await joined.begin_joining(owner)
+        receipt = await former.execute(Add("a", 1))
+        assert await former.query(GetLine("a"), at=receipt, timeout=20) == [1]
+    # A process of the former release that owns nothing, and runs the projection.
+    text = json.dumps(declares([Ledger1.__definition__], "shop 41"))
+    runner = backend.outside(Ports()).runner("one", text, lambda _: None, LOGGER)
+    await runner.join()
+    running = asyncio.create_task(runner.run())
+    async with _of_the_newer_release(log) as newer:
+        with pytest.raises(ProjectionUnserved, match="release 'shop 41'.* version 1 of it"):
+            await newer.query(GetLine("a"), at=receipt)
+        running.cancel()
+        await asyncio.wait([running])
+        await runner.close()
+        joined = newer._joined  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: not joined._duties.unserved())
+        assert await newer.query(GetLine("a"), at=receipt, timeout=20) == [1]

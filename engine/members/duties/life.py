@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from ...errors import EngineError, StoreFailed
+from ...errors import EngineError, ProjectionUnserved, StoreFailed
 from ...model.projection import ProjectionDefinition
 from ...projections.progress import nothing_yet
 from ...projections.runner import ProjectionRunner
@@ -40,7 +40,7 @@ from ...stores.contract.membership import (
 from ...wiring import Wiring
 from .gathering import Gatherings
 from .rows import ViewsRows
-from .whose import declares, duties_of
+from .whose import declares, duties_of, kept_otherwise
 
 __all__ = ["Duties", "MakeFolding"]
 
@@ -86,15 +86,23 @@ class Duties:
         definitions: Sequence[ProjectionDefinition],
         logger: logging.Logger,
         failed: Callable[[BaseException], None],
+        release: str,
+        changed: Callable[[], None],
     ) -> None:
-        """Take how engines are made, and who is told where this part has failed for good."""
+        """Take how engines are made, and who is told where this part has failed for good.
+
+        `changed` is called when others keep other projections than those declared here.
+        """
         self._make = make
         self._outside = outside
         self._rows = rows
         self.definitions: Mapping[str, ProjectionDefinition] = {d.name: d for d in definitions}
-        self._declares = declares(definitions)
+        self._declares = declares(definitions, release)
         self._logger = logger
         self._failed = failed
+        self._changed = changed
+        self._kept_otherwise: Mapping[str, tuple[str, int]] = {}
+        """The release and the version of what others keep as it is not declared here."""
         self._stop = asyncio.Event()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -140,6 +148,11 @@ class Duties:
 
     def _runner_of_all(self, name: str) -> ProjectionRunner | None:
         return self.runner(name) if self.running(name) is not None else None
+
+    def unserved(self) -> Mapping[str, ProjectionUnserved]:
+        """Give what is answered for each projection that others keep as it is not declared here."""
+        kept = self._kept_otherwise.items()
+        return {name: ProjectionUnserved(name, *otherwise) for name, otherwise in kept}
 
     def gather(self, name: str) -> None:
         """Have all slices of a projection run here for a while, if this process leads it."""
@@ -276,6 +289,9 @@ class Duties:
             self._scattered.clear()  # by this number they may be gathered, or nobody needs it
         self._number = view.number
         self._lose([term for term in self._running if not term.right.names <= self._wanted])
+        if (kept := kept_otherwise(view, self._declares)) != self._kept_otherwise:
+            self._kept_otherwise = kept
+            self._changed()
         self._wake.set()
 
     def _lose(self, terms: Sequence[_Term]) -> None:

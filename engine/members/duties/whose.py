@@ -26,6 +26,7 @@ __all__ = [
     "duties_of",
     "duty_owner",
     "gathers",
+    "kept_otherwise",
     "leads",
     "owners_of_slices",
     "read_declared",
@@ -36,14 +37,16 @@ Declares: TypeAlias = Mapping[str, str]
 
 _GATHERS: Final = ""
 """In the place of a name, which is never empty: what is declared there is gathered."""
+_RELEASE: Final = " "
+"""In the place of a name, too: which release declares the others."""
 _APART: Final = "apart"
 """Said of a projection in slices, so that no release that runs them together takes it for its."""
 _SLICES: Final = re.compile(rf"\d+\.(\d+){_APART}\.")
 
 
-def declares(definitions: Iterable[ProjectionDefinition]) -> Declares:
+def declares(definitions: Iterable[ProjectionDefinition], release: str = "") -> Declares:
     """Give how these are declared: two that are told the same keep the same tables."""
-    return {d.name: _declared(d) for d in definitions}
+    return {_RELEASE: release, **{d.name: _declared(d) for d in definitions}}
 
 
 def _declared(definition: ProjectionDefinition) -> str:
@@ -67,7 +70,7 @@ def read_declared(one: Present) -> Declares:
 def declared_by(view: View) -> list[str]:
     """Name all projections that some member declares, in order."""
     found = {name for one in view.members for name in read_declared(one)}
-    return sorted(found - {_GATHERS})
+    return sorted(found - {_GATHERS, _RELEASE})
 
 
 def duty_owner(view: View, name: str, number: int = 0) -> Present | None:
@@ -84,6 +87,17 @@ def duty_owner(view: View, name: str, number: int = 0) -> Present | None:
         name = slice_name(name, number)
     owner = owner_of(f"projection:{name}", able)
     return None if owner is None else view.find(owner)
+
+
+def kept_otherwise(view: View, own: Declares) -> Mapping[str, tuple[str, int]]:
+    """Give the release and the version of each that members keep as it is not declared here."""
+    known = [read_declared(one) for one in view.members]
+    found: dict[str, tuple[str, int]] = {}
+    for name, text in own.items():
+        first = next((how for how in known if name in how), own)
+        if name != _RELEASE and first[name] != text:
+            found[name] = first.get(_RELEASE, ""), int(first[name].partition(".")[0])
+    return found
 
 
 def owners_of_slices(view: View, name: str) -> Mapping[str, Present]:
