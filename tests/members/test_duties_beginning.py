@@ -126,7 +126,8 @@ async def test_who_runs_a_projection_says_of_which_release_it_is_and_not_the_own
         assert await former.query(GetLine("a"), at=receipt, timeout=20) == [1]
     # A process of the former release that owns nothing, and runs the projection.
     text = json.dumps(declares([Ledger1.__definition__], "shop 41"))
-    runner = backend.outside(Ports()).runner("one", text, lambda _: None, LOGGER)
+    heard: list[View] = []
+    runner = backend.outside(Ports()).runner("one", text, heard.append, LOGGER)
     await runner.join()
     running = asyncio.create_task(runner.run())
     async with _of_the_newer_release(log) as newer:
