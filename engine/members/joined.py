@@ -89,6 +89,8 @@ class Joined:
     `first` is an engine as it was put together; `again` puts together another one.
     """
 
+    _welcome: Welcome | None = None  # what the owner said of itself, where another process is it
+
     def __init__(
         self,
         first: Wiring,
@@ -112,7 +114,6 @@ class Joined:
         self._release = release_of(release, first.registry, declared.projections)
         self._first = first
         self._again = again
-        self._welcome: Welcome | None = None
         self._wiring: Wiring | None = None
         """The engine of this process, while it owns the log."""
         self._use = use
