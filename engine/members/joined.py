@@ -89,8 +89,6 @@ class Joined:
     `first` is an engine as it was put together; `again` puts together another one.
     """
 
-    _welcome: Welcome | None = None  # what the owner said of itself, where another process is it
-
     def __init__(
         self,
         first: Wiring,
@@ -214,7 +212,10 @@ class Joined:
         assert isinstance(outside, Runners), "it was looked at as the engine was made"
         self._rows = ViewsRows(outside, settings.ports)
         known = self._rows, sharing.definitions, settings.logger, self._fail
-        self._duties = Duties(sharing.fold, outside, *known, self._release.name, self._leave_out)
+        release = self._release.name
+        self._duties = Duties(
+            sharing.fold, outside, *known, release, lambda kept: self._onlooker.leave_out_too(kept)
+        )
         asked = self._duties, self._rows, self._first.gate, self.entrance.check
         return SharedProjections(self.forwarding, count, *asked)
 
@@ -446,8 +447,9 @@ class Joined:
 
     async def begin_joining(self, owner: Welcome | None) -> None:
         """Use the store's views and log, which are opened the first time."""
-        self._welcome = owner
-        self._leave_out()
+        says = owner is None or owner.keeps is not None
+        shared = () if self._duties is None else self._duties.definitions
+        self._onlooker.leave_out(not_kept(self._release, owner, shared), misfits=says)
         if self._watching is None:
             await self._onlooker.__aenter__()
             try:
@@ -460,14 +462,6 @@ class Joined:
             self._watching = asyncio.create_task(self._run(), name="foldline log watch")
         await self._open_keys()
         self._use(self.reads)
-
-    def _leave_out(self) -> None:
-        """Serve nothing of what others keep otherwise: its owner says it, or who runs it."""
-        owner, duties = self._welcome, self._duties
-        unserved = not_kept(self._release, owner, {} if duties is None else duties.definitions)
-        more = {} if duties is None else duties.unserved()
-        says = owner is None or owner.keeps is not None
-        self._onlooker.leave_out({**unserved, **more}, misfits=says)
 
     async def _run(self) -> None:
         """Watch the log, and let feeds end with the engine."""

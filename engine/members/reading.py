@@ -44,13 +44,27 @@ _TOLD_REST: Final = TOLD_LOOK_SECONDS
 class MemberViews(Onlooker):
     """The views of a log whose owner may be another process."""
 
+    _owners: Mapping[str, ProjectionUnserved] = {}
+    _members: Mapping[str, ProjectionUnserved] = {}
+    """What is left out since the owner keeps it otherwise, or members do."""
+    _misfits = False
+
     def leave_out(self, unserved: Mapping[str, ProjectionUnserved], *, misfits: bool) -> None:
         """Serve nothing of these projections from now on, and raise what stands for each.
 
         With `misfits` also of others, as long as their tables are not those that are declared.
         """
-        self._unserved = unserved
-        self._reader.leave_out(unserved.keys(), misfits=misfits)
+        self._owners, self._misfits = unserved, misfits
+        self._leave_out()
+
+    def leave_out_too(self, unserved: Mapping[str, ProjectionUnserved]) -> None:
+        """Do so for these too, which members keep otherwise."""
+        self._members = unserved
+        self._leave_out()
+
+    def _leave_out(self) -> None:
+        self._unserved = unserved = {**self._owners, **self._members}
+        self._reader.leave_out(unserved.keys(), misfits=self._misfits)
         self._answers.leave_out(unserved.keys())
 
     def believe(self, acknowledged: Callable[[], int]) -> None:

@@ -87,11 +87,11 @@ class Duties:
         logger: logging.Logger,
         failed: Callable[[BaseException], None],
         release: str,
-        changed: Callable[[], None],
+        changed: Callable[[Mapping[str, ProjectionUnserved]], None],
     ) -> None:
         """Take how engines are made, and who is told where this part has failed for good.
 
-        `changed` is called when others keep other projections than those declared here.
+        `changed` is told what is to be raised for projections that others keep otherwise.
         """
         self._make = make
         self._outside = outside
@@ -291,7 +291,7 @@ class Duties:
         self._lose([term for term in self._running if not term.right.names <= self._wanted])
         if (kept := kept_otherwise(view, self._declares)) != self._kept_otherwise:
             self._kept_otherwise = kept
-            self._changed()
+            self._changed(self.unserved())
         self._wake.set()
 
     def _lose(self, terms: Sequence[_Term]) -> None:
