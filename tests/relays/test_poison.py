@@ -166,5 +166,5 @@ def test_an_async_to_command_is_refused(broker: Broker) -> None:
     async def later(message: Message) -> Command:
         return Add("a", 1)
 
-    with pytest.raises(DefinitionError, match="not async"):
+    with pytest.raises(DefinitionError, match="is async"):
         consumer_of(broker, "t", to_command=later)
