@@ -114,3 +114,4 @@ async def test_a_read_model_whose_apply_did_nothing_stops_and_passes_over_no_eve
         assert "nothing was run" in status.failure.cause
     with database.connect() as connection:
         assert not connection.execute(TOTALS.select()).all()
+    database.dispose()
