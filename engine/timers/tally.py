@@ -2,7 +2,9 @@
 
 Rules: what the journal says is enough as long as no timer is set aside. Of one that is, nobody
 tells whether it was set anew, fired or cancelled: then the store counts, once a second at most, and
-less often if that takes it long. What changes while it counts is counted the next time.
+less often if that takes it long. A count is ahead of what the journal has yet to say: it is not
+taken if something changes meanwhile, as far as that can be helped, and is made again if something
+changes soon after it.
 
 It never changes a timer, and decides nothing.
 """
@@ -20,6 +22,8 @@ _SECONDS: Final = 1.0
 """From one count to the next, at least."""
 _TIMES: Final = 100
 """How many times as long as a count takes there is none."""
+_UNTAKEN_MAX: Final = 3
+"""How many counts in a row are not taken, since something changed meanwhile."""
 
 
 class Tally:
@@ -29,22 +33,29 @@ class Tally:
         self._store = store
         self._clock = clock
         self.waiting = self.parked = 0
+        self._any_stood = False
+        """Whether any stood at the start, cancelled ones included."""
         self._any_cancelled = False
-        """Whether there may be one that an operator has cancelled."""
+        """Whether there is one that an operator has cancelled, as far as is known."""
         self._in_doubt = False
         self._counts = False
         """Whether the store is asked at this moment: it may have seen what changes, or not."""
         self._next = 0.0
         """From when on the store may be asked again."""
+        self._overlaps_until = 0.0
+        """Until when the journal may tell of what the store has counted."""
+        self._untaken = 0
 
     def begin(self, timers: int, parked: int, *, any_stand: bool) -> None:
         """Take how many there are, how many of them have failed, and whether any stands at all."""
-        self.waiting, self.parked, self._any_cancelled = timers - parked, parked, any_stand
+        self.waiting, self.parked, self._any_stood = timers - parked, parked, any_stand
+        self._any_cancelled = any_stand and not timers
 
     @property
     def any_stand(self) -> bool:
         """Whether there may be a timer."""
-        return self._in_doubt or self._any_cancelled or self.waiting > 0 or self.parked > 0
+        stood = self._any_stood or self._any_cancelled
+        return stood or self._in_doubt or self.waiting > 0 or self.parked > 0
 
     def changed(self, more: int) -> None:
         """Take that timers were set or taken away, and how many more there are."""
@@ -74,7 +85,8 @@ class Tally:
     def _change(self, waiting: int, failed: int, *, doubtful: bool = False) -> None:
         self.waiting += waiting
         self.parked += failed
-        self._in_doubt = self._in_doubt or doubtful or self._counts
+        overlaps = self._counts or self._clock.monotonic() < self._overlaps_until
+        self._in_doubt = self._in_doubt or doubtful or overlaps
 
     @property
     def seconds(self) -> float | None:
@@ -92,6 +104,10 @@ class Tally:
             raise
         finally:
             self._counts = False
-        self.waiting, self.parked = timers - parked, parked
         ended = self._clock.monotonic()
         self._next = ended + max(_SECONDS, _TIMES * (ended - began))
+        if self._in_doubt and self._untaken < _UNTAKEN_MAX:
+            self._untaken += 1
+            return
+        self._untaken, self._overlaps_until = 0, ended + _SECONDS
+        self.waiting, self.parked = timers - parked, parked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from engine import (
     handles,
 )
 from engine.testing.scenario import ManualClock
+from engine.timers.tally import Tally
 from tests.support.postgres import Server
 from tests.support.waiting import until
 
@@ -86,9 +87,18 @@ def numbers(engine: Engine) -> TimerStatistics:
 
 
 async def stands(engine: Engine, clock: ManualClock, *, waiting: int, parked: int) -> None:
-    """Wait until the numbers are these; the store counts once a second."""
+    """Wait until the numbers are these, and in no doubt; nothing overlaps with a count then."""
+    tally: Any = engine._wiring.firing._tally  # pyright: ignore[reportPrivateUsage]
+
+    def is_settled() -> bool:
+        if tally._counts:
+            return False  # it would take as long as the clock jumps meanwhile
+        clock.advance(tally.seconds or 0)
+        found = numbers(engine).waiting, numbers(engine).parked
+        return tally.seconds is None and found == (waiting, parked)
+
+    await until(is_settled)
     clock.advance(2)
-    await until(lambda: (numbers(engine).waiting, numbers(engine).parked) == (waiting, parked))
 
 
 async def set_aside(engine: Engine, clock: ManualClock, *kettles: str) -> None:
@@ -98,6 +108,7 @@ async def set_aside(engine: Engine, clock: ManualClock, *kettles: str) -> None:
     await until(lambda: numbers(engine).failed == len(kettles))
     clock.advance(2)
     await until(lambda: numbers(engine).parked == len(kettles))
+    await stands(engine, clock, waiting=0, parked=len(kettles))
     failing.clear()
 
 
@@ -164,3 +175,53 @@ async def test_what_this_release_failed_at_stays_set_aside_over_a_start(
 
         assert numbers(engine).parked == 1
     assert [kettle for _, kettle, _ in runs[tries:]] == ["b"]
+
+
+class Counting(MemoryStore):
+    """It tells how often it has counted, and may be told to see what nobody has noted yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = 0
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    async def count_timers(self) -> tuple[int, int]:
+        self.counts += 1
+        found = await super().count_timers()
+        self.meanwhile()
+        return found
+
+
+async def test_none_is_counted_again_as_long_as_none_is_set_aside(clock: ManualClock) -> None:
+    store = Counting()
+    async with opened(store, clock) as engine:
+        await engine.execute(SwitchOn("a", 10))
+    store.counts = 0
+    async with opened(store, clock) as engine:
+        for n in range(5):
+            await engine.execute(SwitchOn(f"b{n}", 10))
+            clock.advance(2)
+        clock.advance(601)
+        await until(lambda: numbers(engine).fired == 6)
+    assert store.counts == 1
+
+
+async def test_a_count_is_not_taken_if_something_changes_meanwhile(clock: ManualClock) -> None:
+    store = Counting()
+    tally = Tally(store, clock)
+    tally.begin(5, 1, any_stand=True)
+    store.meanwhile = lambda: tally.changed(-2)
+
+    def told() -> tuple[int, int, float | None]:
+        return tally.waiting, tally.parked, tally.seconds
+
+    await tally.count()
+    assert told() == (2, 1, 1)
+    store.meanwhile = lambda: None
+    clock.advance(1)
+    assert told() == (2, 1, 0)
+    await tally.count()
+    assert told() == (0, 0, None)
+    # What was under way may have been counted, and is noted after that.
+    tally.changed(1)
+    assert told() == (1, 0, 1)
