@@ -280,7 +280,8 @@ class Firing:
             self._pause = min(max(2 * self._pause, _PAUSE_SECONDS), _PAUSE_SECONDS_MAX)
             await _wait(self._stopping, self._pause)
         if self._tally.seconds == 0:
-            await self._tally.count()
+            async with self.settling.noting:
+                await self._tally.count()
         if self._horizon <= self._clock.now() and not self._is_due():
             await self._read()
         while self._is_due() and not self._is_full and not self._turned_away:

@@ -42,6 +42,8 @@ class Settling:
         self._bell = Bell()
         self._stopping = Bell()
         self._failed = False
+        self.noting = asyncio.Lock()
+        """Held until what was settled is told: who counts timers meanwhile would see it before."""
 
     def add(self, timer: SettledTimer) -> None:
         """Settle a timer with the next transaction."""
@@ -55,7 +57,10 @@ class Settling:
             self._bell.clear()
             while self._gathered:
                 batch = self._gathered[:_BATCH_MAX]
-                if not await self._settle(batch):
+                async with self.noting:
+                    is_settled = await self._settle(batch)
+                if not is_settled:
+                    await self._pause()
                     break
                 del self._gathered[: len(batch)]
             if self._stopping.is_set():
@@ -78,11 +83,14 @@ class Settling:
             if not self._failed:
                 self._logger.warning("timers are settled later: %s", failure)
             self._failed = True
-            self._bell.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_AGAIN_SECONDS):
-                    await self._stopping.wait()
             return False
         self._failed = False
         self._settled(batch, gone)
         return True
+
+    async def _pause(self) -> None:
+        """Let a store be asked again a little later, and at once at the end."""
+        self._bell.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AGAIN_SECONDS):
+                await self._stopping.wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from engine import (
     applies,
     handles,
 )
+from engine.stores.contract.timers import SettledTimer
 from engine.testing.scenario import ManualClock
 from engine.timers.tally import Tally
 from tests.support.postgres import Server
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 from .kettles import Forget, Kettle, SwitchOff, SwitchOn, failing, runs
 
@@ -225,3 +226,34 @@ async def test_a_count_is_not_taken_if_something_changes_meanwhile(clock: Manual
     # What was under way may have been counted, and is noted after that.
     tally.changed(1)
     assert told() == (1, 0, 1)
+
+
+class ToldLate(MemoryStore):
+    """What it has settled stands there some turns before it says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled = 0
+
+    async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
+        gone = await super().settle_timers(settled)
+        await settle()
+        self.settled += len(settled)
+        return gone
+
+
+async def test_what_is_set_aside_is_told_before_it_is_counted(clock: ManualClock) -> None:
+    store = ToldLate()
+    failing.update("ab")
+    async with opened(store, clock) as engine:
+        await engine.execute(SwitchOn("a", 0))
+        await until(lambda: store.settled == 1)
+        clock.advance(0.5)
+        await engine.execute(SwitchOn("b", 0))
+        await until(lambda: store.settled == 2)
+        clock.advance(0.5)
+        await until(lambda: numbers(engine).failed == 3)
+        clock.advance(0.5)  # the other one fails while the first is settled
+        await until(lambda: store.settled == 4)
+        await settle()
+        assert (numbers(engine).waiting, numbers(engine).parked) == (0, 2)
