@@ -205,7 +205,8 @@ async def test_a_consumer_that_waits_hears_that_its_line_says_nothing_more(
             line.silence()
             await until(lambda: consumer.statistics().failures > 0)
             await broker.put(topic, "m-2", b"2")
-            await until(lambda: consumer.statistics().executed == 2)
+            # The first one may come again, if the line fell silent before it was acknowledged.
+            await until(lambda: engine.statistics().position == 2)
 
 
 async def test_a_message_that_is_too_large_is_parked_with_its_stream_and_stops_no_other(
