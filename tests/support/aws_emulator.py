@@ -69,6 +69,11 @@ def one_after_the_other() -> None:
         until = time.monotonic() + int(wait or 0)
         while True:
             with lock:
+                queue = self.get_queue(name)
+                # Of a group whose messages are seen again it would give another than the first.
+                queue.pending_messages.difference_update(
+                    [each for each in queue.pending_messages if each.visible]
+                )
                 found = receive(self, name, count, 0, hidden, attributes)
             if found or time.monotonic() >= until:
                 return found
