@@ -13,7 +13,6 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 ACCOUNT = "123456789012"
@@ -69,11 +68,6 @@ def one_after_the_other() -> None:
         until = time.monotonic() + int(wait or 0)
         while True:
             with lock:
-                queue = self.get_queue(name)
-                # Of a group whose messages are seen again it would give another than the first.
-                queue.pending_messages.difference_update(
-                    [each for each in queue.pending_messages if each.visible]
-                )
                 found = receive(self, name, count, 0, hidden, attributes)
             if found or time.monotonic() >= until:
                 return found
@@ -95,11 +89,17 @@ def look_less_and_forget_less() -> None:
         seen[key] = now
         self._messages.append(message)
 
-    def messages(self: Any) -> Iterator[Any]:
-        return (each for each in list(self._messages) if each.visible and not each.delayed)
+    def messages(self: Any) -> list[Any]:
+        return [each for each in list(self._messages) if each.visible and not each.delayed]
+
+    def pending_message_groups(self: Any) -> set[str]:
+        """Leave out those seen again: of such a group it would give another than the first."""
+        pending = (each for each in self.pending_messages if not each.visible)
+        return {each.group_id for each in pending if each.group_id is not None}
 
     setattr(Queue, "add_message", add_message)  # noqa: B010 - of other types
     setattr(Queue, "messages", property(messages))  # noqa: B010
+    setattr(Queue, "pending_message_groups", property(pending_message_groups))  # noqa: B010
     for name in ("", "_delayed", "_not_visible"):
         setattr(Queue, f"approximate_number_of_messages{name}", 0)
 
