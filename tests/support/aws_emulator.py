@@ -13,7 +13,8 @@ import logging
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 ACCOUNT = "123456789012"
 LOOK_SECONDS = 0.02
@@ -68,7 +69,10 @@ def one_after_the_other() -> None:
         until = time.monotonic() + int(wait or 0)
         while True:
             with lock:
+                queue = self.get_queue(name)
+                queue.seen_now = [*queue.messages]  # of one moment, for all that it looks at
                 found = receive(self, name, count, 0, hidden, attributes)
+                queue.seen_now = None
             if found or time.monotonic() >= until:
                 return found
             time.sleep(LOOK_SECONDS)
@@ -89,15 +93,18 @@ def look_less_and_forget_less() -> None:
         seen[key] = now
         self._messages.append(message)
 
-    def messages(self: Any) -> list[Any]:
+    def messages(self: Any) -> Sequence[Any]:
+        if self.seen_now is not None:
+            return cast("Sequence[Any]", self.seen_now)
         return [each for each in list(self._messages) if each.visible and not each.delayed]
 
     def pending_message_groups(self: Any) -> set[str]:
         """Leave out those seen again: of such a group it would give another than the first."""
-        pending = (each for each in self.pending_messages if not each.visible)
+        pending = self.pending_messages.difference(self.seen_now or ())
         return {each.group_id for each in pending if each.group_id is not None}
 
     setattr(Queue, "add_message", add_message)  # noqa: B010 - of other types
+    setattr(Queue, "seen_now", None)  # noqa: B010
     setattr(Queue, "messages", property(messages))  # noqa: B010
     setattr(Queue, "pending_message_groups", property(pending_message_groups))  # noqa: B010
     for name in ("", "_delayed", "_not_visible"):
