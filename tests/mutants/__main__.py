@@ -13,6 +13,8 @@ they were recorded.
 which takes a third of the time. If it lets the mutant through, all of the mutant's tests are run.
 `--record` writes the file, and `--all` runs as if there were none.
 
+`--due` plants only some, for whoever runs this after each few commits (`tests.mutants.due`).
+
 With `--seeds N` the simulation alone hunts every mutant that it can see, those marked `simulated`,
 and the seeds are counted. The exit status is 1 if any mutant survives.
 """
@@ -38,11 +40,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from tests.mutants.due import due
 from tests.mutants.workshop import Run, Workshop, make_model
 
 T = TypeVar("T")
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
 CATCHES = HERE / "catches.json"
 PASSED = 0
 """The exit status of pytest where all that was asked for has passed."""
@@ -101,6 +105,22 @@ def load(names: list[str]) -> dict[str, Mutant]:
 def touches(mutant: Mutant, files: list[str]) -> bool:
     """Tell whether a mutant, or a test of it, is of one of these files."""
     return mutant.file in files or any(t.partition("::")[0] in files for t in mutant.tests)
+
+
+def choose_due(mutants: dict[str, Mutant]) -> dict[str, Mutant]:
+    """Leave those that what changed lately may let through, and a part of the others in turn."""
+    here, catches = HERE.relative_to(ROOT).as_posix(), load_catches()
+    files = {
+        name: [
+            f"{here}/{name}.toml",
+            mutant.file,
+            *(test.partition("::")[0] for test in [*mutant.tests, catches.get(name, "")]),
+        ]
+        for name, mutant in mutants.items()
+    }
+    chosen = due(files, ROOT)
+    print(f"{len(chosen)} of {len(mutants)} mutants are due")
+    return {name: mutant for name, mutant in mutants.items() if name in chosen}
 
 
 def load_catches() -> dict[str, str]:
@@ -290,6 +310,9 @@ def main() -> int:
         "--of", nargs="+", metavar="FILE", help="only mutants of these files or of tests in them"
     )
     parser.add_argument(
+        "--due", action="store_true", help="only what changed lately, and a part by turns"
+    )
+    parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="as many at once; tests wait a lot"
     )
     parser.add_argument(
@@ -307,6 +330,8 @@ def main() -> int:
         if not mutants:
             print("no mutant is of these files")
             return 0
+    if options.due:
+        mutants = choose_due(mutants)
     if options.seeds and not options.names:
         mutants = {name: mutant for name, mutant in mutants.items() if mutant.simulated}
     outcomes: list[Outcome] = []

@@ -33,6 +33,7 @@ _numbers = itertools.count()
 class SqsServer(Broker):
     """SQS, whose topics are FIFO queues."""
 
+    emulated = True
     scheme = "sqs+http"
     safe_scheme = "sqs"
     keeps_what_was_read = False

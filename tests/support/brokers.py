@@ -65,6 +65,8 @@ class Broker:
     """Whether it starts in less than a second."""
     keeps_what_was_read = True
     """Whether another reader finds a message that one has acknowledged."""
+    emulated = False
+    """Whether it is no server of the real kind, and slow."""
     too_large = 0
     """Bytes of a body that it does not take, and an engine's log does."""
 
