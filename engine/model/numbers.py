@@ -2,15 +2,16 @@
 
 Rules: a number is told with its name, so that it never stands for another member in silence, as
 with `auto()` after a member went. A former name that a member still has is as good. What was stored
-without names is believed. Names that Python itself gives are left out, as in `shape.py`. This file
-stores nothing and knows no timer.
+without names is believed. Names that Python itself gives are left out, as in `shape.py`. A
+combination of flags has no name of its own: each of its flags is told. This file stores nothing and
+knows no timer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from enum import Enum
+from enum import Enum, Flag
 from typing import Any, Final, cast
 
 import msgspec
@@ -73,7 +74,8 @@ def _members(value: object) -> Iterator[Enum]:
         item = waiting.pop()
         if isinstance(item, Enum):
             if isinstance(item.value, int) and gives_own_names(type(item)):
-                yield item
+                # Bits without a flag of their own have no name.
+                yield from item if isinstance(item, Flag) else (item,)
         else:
             waiting += _parts(item)
 

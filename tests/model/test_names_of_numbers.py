@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum, StrEnum, auto
+from enum import Enum, Flag, IntEnum, IntFlag, StrEnum, auto
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
@@ -288,6 +288,59 @@ def test_a_timers_command_of_a_release_that_kept_no_names_is_run() -> None:
     assert str(other.decode(name, payload)).count("SHIPPED") == 1
     with pytest.raises(HandlerFailed, match="called PAID and is SHIPPED"):
         other.decode(name, with_names(payload, [(2, "PAID")]))
+
+
+class Rights(IntFlag):
+    READ = auto()
+    WRITE = auto()
+    ADMIN = auto()
+    ALL = 7
+
+
+class Swapped(IntFlag):
+    """The same bits, and two of them are others."""
+
+    WRITE = auto()
+    READ = auto()
+    ADMIN = auto()
+
+
+class Strict(Flag):
+    READ = auto()
+    WRITE = auto()
+
+
+_COMBINED = [
+    Rights(0),
+    Rights(3),
+    Rights(6),
+    Rights.ALL,
+    Rights(8),
+    Rights(9),
+    Strict(0),
+    Strict(3),
+]
+
+
+@pytest.mark.parametrize(
+    "given", _COMBINED, ids=[f"{type(f).__name__}{f.value}" for f in _COMBINED]
+)
+def test_a_timers_command_has_flags_that_are_combined_by_no_name(given: Flag) -> None:
+    """Python names a combination by its flags, or not at all, and no member is called so."""
+    follow = late(type(given)).Follow
+    known = TimedCommands([(follow, lambda command: [command.order_id])])
+    name, payload = known.encode("a test", follow("o-1", [given]))
+    assert known.decode(name, payload) == follow("o-1", [given])
+
+
+def test_a_timers_command_whose_combined_flags_are_others_today_is_not_run() -> None:
+    given, taken = late(Rights).Follow, late(Swapped).Follow
+    first, other = (
+        TimedCommands([(follow, lambda command: [command.order_id])]) for follow in (given, taken)
+    )
+    stored = first.encode("a test", given("o-1", [Rights.WRITE | Rights.ADMIN]))
+    with pytest.raises(HandlerFailed, match="has the number 2 of an enum, which was called WRITE"):
+        other.decode(*stored)
 
 
 async def test_rows_are_not_shown_with_another_member(tmp_path: Path) -> None:
