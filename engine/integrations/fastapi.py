@@ -25,6 +25,8 @@ async def balance(account_id: str, ask: Ask) -> Balance | None:
 from __future__ import annotations
 
 import asyncio
+import inspect
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import wraps
@@ -129,7 +131,10 @@ def _nobody() -> None:
 
 
 def _awaited(call: Asked) -> Asked:
-    """Let a call raise UsageError in a thread without a loop: nobody there could await it."""
+    """Let a call raise UsageError in a thread without a loop: nobody there could await it.
+
+    What is given gives a coroutine, and says so: background tasks await it, in no thread.
+    """
 
     @wraps(call)
     def checked(*given: Any, **options: Any) -> Any:
@@ -142,7 +147,14 @@ def _awaited(call: Asked) -> Asked:
             ) from None
         return call(*given, **options)
 
-    return cast("Asked", checked)
+    return cast("Asked", _marked(checked))
+
+
+def _marked(call: Callable[..., Any]) -> Callable[..., Any]:
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(call)
+    vars(call)["_is_coroutine"] = vars(asyncio.coroutines)["_is_coroutine"]  # what that one does
+    return call
 
 
 # -- commands --------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import BackgroundTasks, FastAPI
 
 from engine import (
     Aggregate,
@@ -203,6 +204,13 @@ def executes_through_a_portal(engine: RunningEngine) -> Receipt:
     return engine.portal().execute(Wait(SHOW))
 
 
+@app.post("/behind-the-answer")
+async def executes_behind_the_answer(execute: Execute, tasks: BackgroundTasks) -> dict[str, str]:
+    tasks.add_task(execute, Wait(SHOW))
+    tasks.add_task(partial(execute, deadline=5), Wait(SHOW))
+    return {"state": "taken"}
+
+
 @app.post("/notes")
 async def note(execute: Execute) -> Receipt:
     parts: list[Any] = []
@@ -320,6 +328,13 @@ async def test_an_endpoint_that_cannot_await_is_told_so_and_does_nothing(
     assert "an endpoint that executes or asks is an `async def`" in caplog.text
     assert (await post(client, "/through-a-portal")).status_code == 200
     assert await stored() == [("waits", None)]
+
+
+async def test_background_tasks_execute_commands_behind_the_answer(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await post(client, "/behind-the-answer")).json() == {"state": "taken"}
+    assert await stored() == [("waits", "k"), ("waits", "k 2")]
 
 
 async def test_aggregates_of_two_kinds_with_one_id_have_the_request_s_own_key(
