@@ -6,8 +6,9 @@ not, and then is sent again. Each append names the end of the log that it goes o
 which comes late, over a connection that broke, finds another end and writes nothing. The outcome is
 unknown only where the server stays away for longer than the patience. A commit that the server has
 stopped waiting for its standbys for is such an answer too: whoever looks commits something himself,
-which waits for the standbys behind it. A log that ends earlier than what was acknowledged, or
-otherwise, has lost events: nothing more is appended to it.
+which waits for the standbys behind it. Who refuses all of a batch, and so appends nothing, looks
+first whether the log is still his: otherwise another engine has moved it. A log that ends earlier
+than what was acknowledged, or otherwise, has lost events: nothing more is appended to it.
 """
 
 from __future__ import annotations
@@ -222,8 +223,21 @@ class Writer:
         planned = plan(batch, versions, self.head, holders, standing, came)
         sending = planned_out(batch, planned, self.types, self.head.position)
         if not planned.events:
+            with line.answering(self._address.attempt_seconds):
+                await self._check_session(line)
             return Committed(planned.outcomes, [])
         return sending
+
+    async def _check_session(self, line: Line) -> None:
+        """Stop for good where another engine has the log: what was planned is not this one's.
+
+        No append looks where nothing is appended. It is a commit, which waits for the standbys.
+        """
+        self._warned = False
+        if not await renew_session(line, self._address, self._session):
+            raise self._fenced()
+        if self._warned:
+            raise _Moved
 
     # -- until it is known ------------------------------------------------------------------
 
