@@ -1,4 +1,8 @@
-"""A real PgBouncer before a server, for tests: it pools transactions if not told otherwise."""
+"""A real PgBouncer before a server, for tests: it pools transactions if not told otherwise.
+
+What it says is read for as long as it runs, into a file in the server's folder: behind a server
+that restarts it says much, and would wait for who reads it. It asks such a server again at once.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +33,8 @@ default_pool_size = {size}
 log_connections = 0
 log_disconnections = 0
 log_stats = 0
+server_login_retry = 0.1
 """
-# Nobody reads what it says later: with a line for each connection, it would wait for that.
 READY = "process up"
 
 
@@ -59,17 +65,25 @@ def pooler(server: Server, mode: str = "transaction", size: int = 3) -> Iterator
         cwd=server.folder,
         text=True,
     ) as process:
-        assert process.stderr is not None
+        log, ready = server.folder / f"pooler-{port}.log", threading.Event()
+        reading = threading.Thread(target=_read, args=(process, log, ready))
+        reading.start()
         try:
-            said: list[str] = []
-            for line in process.stderr:
-                said.append(line)
-                if READY in line:
-                    break
-            else:
-                raise AssertionError(f"it did not start: {''.join(said)}")
+            assert ready.wait(SECONDS), "it says nothing"
+            assert process.poll() is None, f"it did not start: {log.read_text()}"
             yield port
         finally:
             process.send_signal(signal.SIGINT)
-            process.stderr.close()
             process.wait(SECONDS)
+            reading.join(SECONDS)
+
+
+def _read(process: subprocess.Popen[str], log: Path, ready: threading.Event) -> None:
+    assert process.stderr is not None
+    with log.open("w") as kept:
+        for line in process.stderr:
+            kept.write(line)
+            kept.flush()
+            if READY in line:
+                ready.set()
+    ready.set()
