@@ -30,7 +30,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_changed_lately_is_due_and_each_other_one_in_its_turn(tree: Path) -> None:
-    seen = []
+    seen: list[set[str]] = []
     for _ in range(chosen.PARTS):
         (tree / "engine/7.py").write_text(f"{len(seen)}")
         commit(tree, chosen.COMMITS)
