@@ -99,6 +99,7 @@ class Engine(Calls, Healthy):
     - `debug`: fails a command whose handler changes the state, or returns what its annotation does
       not name. So it does if appliers fold its events otherwise a second time, and a query if its
       answer is not of the declared type. It copies the state for each command: it is for tests.
+      Without it, some decisions are looked at for a changed state: the first of each command.
     - `join`: lets several processes have this engine on one log, as web workers have it. One owns
       the log, the others send it their commands and read for themselves; where it goes, another
       takes its place. Each of them is given the same definitions, and `join=True`. With "spread"

@@ -35,9 +35,10 @@ from .entries import Entry, Follower
 from .keys import KeyRecord
 from .mailbox import Mail, take, too_late
 from .phase import CLAIMING, DECIDING, JOINT, LIVE, SETTLING
-from .proving import decide_and_compare
+from .proving import decide_checked
 from .replying import extras_of, first_receipt, recall, timers_of
 from .resident import Resident
+from .sampling import Caught
 from .shared import proof_of, voided_by
 from .snapshot import Frozen
 from .unpacking import unpack
@@ -160,12 +161,13 @@ class Actor(Resident):
 
     def _decide(self, mail: Mail) -> Any:
         """Run the handler; an async one gives its awaitable."""
-        handler, state, command = mail.handler, self.state, mail.envelope.command
-        if not handler.takes and not self.kind.debug:
+        kind, handler, state, command = self.kind, mail.handler, self.state, mail.envelope.command
+        samples = kind.samples if kind.samples.take(handler.command) else None
+        if not handler.takes and not kind.debug and samples is None:
             return handler.decide(state, command)
-        arguments = handler.arguments(lambda: self.kind.context(mail), self.kind.resources)
+        arguments = handler.arguments(lambda: kind.context(mail), kind.resources)
         decide = partial(handler.decide, state, command, *arguments)
-        return decide_and_compare(handler, state, decide) if self.kind.debug else decide()
+        return decide_checked(handler, [state], decide, samples, debug=kind.debug)
 
     def _accept(self, mail: Mail, returned: Any) -> None:
         """Take what a handler returned."""
@@ -190,6 +192,8 @@ class Actor(Resident):
             # Not the error's own method, which may be the host's.
             BaseException.with_traceback(error, None)
             self._tell(mail, error)
+        elif isinstance(error, Caught):
+            self._fail(mail, error.failure)
         else:
             # In debug mode it may be the engine's own, which has looked at what the handler did.
             self._fail(mail, error, is_foreign=not self.kind.debug)

@@ -37,8 +37,9 @@ from .encoding import encode_and_fold, failed, is_rejection, joint_metadatas, lo
 from .entries import Entry, EntryPart, tags_moved
 from .keys import KeyRecord
 from .mailbox import Mail, too_late
-from .proving import Refolds, decide_and_compare
+from .proving import Refolds, decide_checked
 from .replying import beside_of, first_receipt, joint_receipt, recall
+from .sampling import Caught
 from .shared import proof_of, standing, wrong_version
 from .unpacking import timers_given
 
@@ -280,12 +281,9 @@ class Joint:
         if handler.takes:
             given = handler.arguments(lambda: kind.context(self.mail), kind.resources)
             arguments = [*arguments, *given]
-        if not kind.debug:
-            return handler.decide(command, *arguments)
         decide = partial(handler.decide, command, *arguments)
-        for state in states:
-            decide = partial(decide_and_compare, handler, state, decide)
-        return decide()
+        samples = kind.samples if kind.samples.take(handler.command) else None
+        return decide_checked(handler, states, decide, samples, debug=kind.debug)
 
     def _deliberate(self) -> None:
         """Let an async function decide, in a task of its own."""
@@ -373,6 +371,8 @@ class Joint:
         if is_rejection(error):
             BaseException.with_traceback(error, None)
             self._tell(error)
+        elif isinstance(error, Caught):
+            self._fail(error.failure)
         else:
             self._fail(error, is_foreign=not self._kind.debug)
 

@@ -24,6 +24,7 @@ from ..runtime.ports import Ports
 from .deliberation import Deliberations
 from .journal import Journal
 from .mailbox import Intake, Mail
+from .sampling import Samples
 from .shared import Shared
 from .snapshot import Freezer
 
@@ -106,6 +107,8 @@ class Kind(msgspec.Struct, Generic[A], frozen=True):
     """Whether handlers and appliers are checked as they run."""
     shared: Shared | None = None
     """Where other processes write to its aggregates as well."""
+    samples: Samples = msgspec.field(default_factory=Samples)
+    """Which handlers are checked where `debug` is off."""
 
     @property
     def is_personal(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,8 +20,29 @@ from ..model.aggregate import Aggregate, CommandHandler
 from ..model.returned import check_declared
 from ..model.sameness import first_difference
 from .kind import EventBinding
+from .sampling import Samples, decide_and_look
 
-__all__ = ["Refold", "Refolds", "decide_and_compare"]
+__all__ = ["Refold", "Refolds", "decide_and_compare", "decide_checked"]
+
+
+def decide_checked(
+    handler: CommandHandler,
+    states: Sequence[Aggregate],
+    decide: Callable[[], Any],
+    samples: Samples | None,
+    *,
+    debug: bool,
+) -> Any:
+    """Run a handler; an async one gives its awaitable.
+
+    Raises what the handler raises. If it has changed one of the states, raises HandlerFailed in
+    debug mode; without, raises `Caught` if there are `samples`, to which this decision belongs.
+    """
+    if debug:
+        for state in states:
+            decide = partial(decide_and_compare, handler, state, decide)
+        return decide()
+    return decide() if samples is None else decide_and_look(handler, states, decide, samples)
 
 
 def decide_and_compare(handler: CommandHandler, state: Aggregate, decide: Callable[[], Any]) -> Any:
