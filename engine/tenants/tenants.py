@@ -3,9 +3,10 @@
 Rules:
 - Two callers who want one tenant share one engine, and it is opened once. Who leaves while it opens
   does not keep it from the others.
-- An engine in use is never closed for lack of room, nor for being idle. One that erases a person
-  makes room as the last, and is never idle. Whoever asks for one that closes waits for that, and
-  gets a new one: no two engines of a tenant have its store at a time.
+- An engine in use is never closed for lack of room, nor for being idle. One whose sinks or reactors
+  have something to do makes room behind those at rest, and one that erases a person as the last.
+  Neither is idle. Whoever asks for one that closes waits for that, and gets a new one: no two
+  engines of a tenant have its store at a time.
 - No more than `open_max` are open, those that close included. If all are in use, Overloaded is
   raised at once.
 - What happens to one tenant (damage, failure, a store that hangs) is told to who asks for it, and
@@ -40,6 +41,7 @@ from ..runtime.uncancelled import uncancelled
 from ..stores.contract.outside import TellsNextTimer
 from ..stores.urls import open_backend
 from .names import check_name, stores_of
+from .tenant import Tenant
 from .waking import Waking
 
 __all__ = ["Tenants", "TenantsStatistics"]
@@ -54,6 +56,8 @@ SLOW_CLOSE_SECONDS = 5.0
 _WAKE_SECONDS: Final = 60.0
 """How long a tenant is used at most since its timers are due; its engine fires them anyway."""
 _FIRING_SECONDS: Final = 0.02
+_SETTLING_SECONDS: Final = 2.0
+"""How long what follows from its timers keeps it from making way for the next one."""
 _COLLECTED_AFTER: Final = 100
 """Engines that were closed, of which the memory is then freed."""
 
@@ -79,30 +83,6 @@ class TenantsStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Times that a tenant was opened, or kept open, since one of its timers was due."""
 
 
-class _Tenant:
-    """A tenant whose engine is open, or opening."""
-
-    __slots__ = ("is_wanted", "name", "opening", "running", "used", "users")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.users = 0
-        self.used = 0.0
-        """When it was used last."""
-        self.running: Engine | None = None
-        self.opening: asyncio.Task[None] | None = None
-        self.is_wanted = False
-        """Whether a caller has used it, and not only its timers."""
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.users and self.running is not None
-
-    @property
-    def is_erasing(self) -> bool:
-        return self.running is not None and self.running.personal.is_erasing()
-
-
 class Tenants:
     """An engine for each tenant: `async with Tenants(...) as tenants`.
 
@@ -113,8 +93,8 @@ class Tenants:
       with `database` as many as the server has connections for, if these are fewer.
     - `idle_seconds`: after which an engine that nobody uses is closed; up to half as many more may
       pass.
-    - `fire_timers`: whether a tenant that is closed is opened when its next timer is due. Without
-      it its timers wait until somebody asks for the tenant.
+    - `fire_timers`: whether a tenant that is closed is opened when its next timer is due, or soon
+      if it had something to do still. Without it that waits until somebody asks for the tenant.
     - `ports`: what this uses of the world: its clock and its thread. Engines have their own.
     - `logger`: where it logs that an engine could not be closed.
 
@@ -141,7 +121,7 @@ class Tenants:
         self._idle_seconds = as_seconds("idle_seconds", idle_seconds)
         self._logger = safe_logger(logger)
         self._fires = fire_timers
-        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._tenants: OrderedDict[str, Tenant] = OrderedDict()
         """Those that are open or opening, the one that was used last at the end."""
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._slots: asyncio.Semaphore
@@ -283,7 +263,7 @@ class Tenants:
 
         return await self._usable().run(in_turn)
 
-    async def _take(self, name: str, *, create: bool) -> _Tenant:
+    async def _take(self, name: str, *, create: bool) -> Tenant:
         """Give a tenant whose engine is open, noted as used once more."""
         url, is_known = self._stores.url(name), create
         while True:
@@ -306,7 +286,7 @@ class Tenants:
             if await self._wait_for(tenant):
                 return tenant
 
-    async def _wait_for(self, tenant: _Tenant) -> bool:
+    async def _wait_for(self, tenant: Tenant) -> bool:
         """Use a tenant as soon as it is open; give False where it is closed again by then."""
         assert tenant.opening is not None, "it was begun"
         tenant.users += 1
@@ -320,7 +300,7 @@ class Tenants:
         tenant.users -= 1
         return False
 
-    def _give_back(self, tenant: _Tenant) -> None:
+    def _give_back(self, tenant: Tenant) -> None:
         tenant.users -= 1
         tenant.used = self._ports.clock.monotonic()
         if self._tenants.get(tenant.name) is tenant:
@@ -328,9 +308,9 @@ class Tenants:
 
     # -- opening and closing ------------------------------------------------------------------
 
-    def _begin_opening(self, name: str, url: str) -> _Tenant:
+    def _begin_opening(self, name: str, url: str) -> Tenant:
         self._make_room()
-        tenant = self._tenants[name] = _Tenant(name)
+        tenant = self._tenants[name] = Tenant(name)
         if self._waking is not None:
             self._waking.opened(name)
         tenant.opening = self._task(self._open(tenant, url))
@@ -348,10 +328,11 @@ class Tenants:
             )
         self._begin_closing(idle)
 
-    def _idlest(self) -> _Tenant | None:
-        """Give who makes room: it was used least recently. Who erases somebody is the last."""
-        idle = (tenant for tenant in self._tenants.values() if tenant.is_idle)
-        return min(idle, key=lambda tenant: tenant.is_erasing, default=None)
+    def _idlest(self) -> Tenant | None:
+        """Give who makes room: it was used least recently, and rests if one does."""
+        idle = [tenant for tenant in self._tenants.values() if tenant.is_idle]
+        resting = (tenant for tenant in idle if not tenant.is_at_work)
+        return next(resting, None) or min(idle, key=lambda each: each.is_erasing, default=None)
 
     async def _take_slot(self) -> None:
         """Wait for room: an engine that closes may have it still, and may never give it back."""
@@ -369,7 +350,7 @@ class Tenants:
                 )
             self._begin_closing(idle)
 
-    async def _open(self, tenant: _Tenant, url: str) -> None:
+    async def _open(self, tenant: Tenant, url: str) -> None:
         try:
             await self._take_slot()
         except BaseException:
@@ -385,7 +366,7 @@ class Tenants:
         self._opened += 1
         tenant.running, tenant.used = engine, self._ports.clock.monotonic()
 
-    def _drop(self, tenant: _Tenant) -> None:
+    def _drop(self, tenant: Tenant) -> None:
         """Forget a tenant that could not be opened."""
         if self._tenants.get(tenant.name) is tenant:
             del self._tenants[tenant.name]
@@ -419,16 +400,17 @@ class Tenants:
             raise DefinitionError(f"make_engine gives a new Engine each time, not {shown(made)}")
         return made
 
-    def _begin_closing(self, tenant: _Tenant) -> None:
+    def _begin_closing(self, tenant: Tenant) -> None:
         del self._tenants[tenant.name]
         task = self._closing[tenant.name] = self._task(self._close(tenant))
         task.add_done_callback(lambda _: self._closing.pop(tenant.name))
 
-    async def _close(self, tenant: _Tenant) -> None:
+    async def _close(self, tenant: Tenant) -> None:
         assert tenant.opening is not None, "it was begun"
         await asyncio.wait([tenant.opening])
         if tenant.running is None:
             return  # it could not be opened, and its callers know
+        leaves_work = tenant.is_at_work
         try:
             await tenant.running.__aexit__(None, None, None)
         except Exception as error:
@@ -436,17 +418,17 @@ class Tenants:
         finally:
             self._closed += 1
             self._slots.release()
-            await self._told_closed(tenant.name)
+            await self._told_closed(tenant.name, leaves_work=leaves_work)
             if self._closed % _COLLECTED_AFTER == 0 and gc.isenabled():
                 # Each is a circle of references, and old: Python would let thousands gather.
                 gc.collect()
 
     # -- timers -------------------------------------------------------------------------------
 
-    async def _told_closed(self, name: str) -> None:
+    async def _told_closed(self, name: str, *, leaves_work: bool = False) -> None:
         if self._waking is not None and not self._is_ending:
             with suppress(Closed):
-                await self._waking.closed(name)
+                await self._waking.closed(name, leaves_work=leaves_work)
 
     async def _next_timer(self, name: str) -> int | None:
         """Give when the next timer of a closed tenant is to be tried, in µs; None for never."""
@@ -461,7 +443,10 @@ class Tenants:
         return await self._asked(look)
 
     async def _wake(self, name: str) -> None:
-        """Open a tenant, and use it until none of its timers is due; leave one that is gone."""
+        """Open a tenant, and use it until none of its timers is due; leave one that is gone.
+
+        What follows from them is waited for as well, for a moment: it stays open for the rest.
+        """
         if not await self._asked(partial(self._stores.is_there, name)):
             return
         tenant, clock = await self._take(name, create=False), self._ports.clock
@@ -471,12 +456,13 @@ class Tenants:
             while clock.monotonic() - begun < _WAKE_SECONDS:
                 time = await tenant.running.next_timer()
                 left = inf if time is None else (time - clock.now()) / 1e6
-                if left > 0:
+                is_settled = clock.monotonic() - begun > _SETTLING_SECONDS or not tenant.is_at_work
+                if left > 0 and is_settled:
                     break
                 await asyncio.sleep(_FIRING_SECONDS)
         finally:
             self._give_back(tenant)
-        is_at_rest = self._tenants.get(name) is tenant and tenant.is_idle and not tenant.is_erasing
+        is_at_rest = self._tenants.get(name) is tenant and tenant.is_idle and not tenant.is_at_work
         if is_at_rest and not tenant.is_wanted and left > self._idle_seconds:
             self._begin_closing(tenant)
 
@@ -493,8 +479,8 @@ class Tenants:
             self.close_idle()
 
     def close_idle(self) -> None:
-        """Begin to close each engine that was not used for `idle_seconds`, and erases nobody."""
+        """Begin to close each engine that was not used for `idle_seconds`, and does nothing."""
         before = self._ports.clock.monotonic() - self._idle_seconds
         for tenant in [*self._tenants.values()]:
-            if tenant.is_idle and tenant.used <= before and not tenant.is_erasing:
+            if tenant.is_idle and tenant.used <= before and not tenant.is_at_work:
                 self._begin_closing(tenant)

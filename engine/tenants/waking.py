@@ -5,7 +5,8 @@ Rules:
 - It is read from the store when the engine has closed. It is also read from each store that is
   there at the start or comes later, one after the other, while callers are served.
 - A tenant is opened when that time has come, and is used until none of its timers is due. So few
-  are woken at once that room is left for callers.
+  are woken at once that room is left for callers. One that was closed with something to do is
+  opened soon.
 - A store that cannot be read, and an engine that cannot be opened, is told and tried again later.
   A tenant whose store is gone is forgotten.
 """
@@ -73,12 +74,15 @@ class Waking:
         self._open.add(name)
         self._times.pop(name, None)
 
-    async def closed(self, name: str) -> None:
-        """Wake a tenant, whose engine has just closed, when its next timer is due."""
-        self._open.discard(name)
-        await self._look_at(name)
+    async def closed(self, name: str, *, leaves_work: bool = False) -> None:
+        """Wake a tenant, whose engine has just closed, when its next timer is due.
 
-    async def _look_at(self, name: str) -> None:
+        Soon if that had something to do, and made room for another one.
+        """
+        self._open.discard(name)
+        await self._look_at(name, self._clock.now() + _AGAIN if leaves_work else None)
+
+    async def _look_at(self, name: str, soon: int | None = None) -> None:
         self._seen.add(name)
         try:
             time = await self._next_timer(name)
@@ -88,8 +92,9 @@ class Waking:
             text = "the timers of tenant %s are read later: %s"
             self._logger.warning(text, name, described(error))
             time = self._again(name)
-        if time is not None:
-            self._wake_at(time, name)
+        times = [each for each in (time, soon) if each is not None]
+        if times:
+            self._wake_at(min(times), name)
 
     def _wake_at(self, time: int, name: str) -> None:
         if name in self._open:
