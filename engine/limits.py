@@ -127,12 +127,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Events that a sink is given at once."""
     sink_seconds: int = 30
     """Seconds that one delivery may take; then it is cancelled, and half of it is tried."""
+    sink_erase_seconds: int = 60
+    """Seconds that `erase` of a sink may take. Then it is cancelled, and called again. A read model
+    elsewhere may have to write everything again, and has sixty times as long."""
     sink_retries: int = 1_000
     """As `projector_retries`, for a sink. A system outside may be away for longer: with waits of up
     to 5 s these are more than an hour."""
     sink_stop_seconds: int = 5
-    """Seconds that a delivery, or a statement of a SqlProjection, may take when the engine stops.
-    Then it is cancelled, and made again after the next start."""
+    """Seconds that a delivery, `erase` of a sink, or a statement of a SqlProjection, may take when
+    the engine stops. Then it is cancelled, and made again after the next start."""
     reactor_events: int = 4_096
     """Events that one reactor has under way, or done ahead of one that takes longer."""
     reactions_at_once: int = 512

@@ -15,10 +15,12 @@ from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery
 from ..runtime.package import COMMAND
 
-__all__ = ["DIGITS", "batch_of", "events_of", "named", "refusal_of"]
+__all__ = ["DIGITS", "ERASE_TIMES", "batch_of", "events_of", "named", "refusal_of"]
 
 DIGITS: Final = 32
 """Of what names an event."""
+ERASE_TIMES: Final = 60
+"""How many times as long as other sinks a model may erase: it may have to write all rows again."""
 
 
 def named(delivery: Delivery[Event]) -> str:

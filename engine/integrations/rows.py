@@ -24,7 +24,7 @@ from ..model.given import as_function
 from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery, Sink
 from ..relays.outlet import PER_TURN
-from .read_model import batch_of, events_of, named, refusal_of
+from .read_model import ERASE_TIMES, batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "Change", "Found", "Key", "Place", "Row", "State", "States", "row_model"]
 
@@ -137,6 +137,7 @@ class Place(Protocol):
 class _Keeping(Sink):
     """What all such read models do; a class is made of it for each."""
 
+    _erase_times = ERASE_TIMES
     model_place: ClassVar[Callable[[str], Place]]
     model_apply: ClassVar[Apply]
     model_key: ClassVar[Key]

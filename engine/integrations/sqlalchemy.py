@@ -24,7 +24,7 @@ from ..model.given import as_function
 from ..model.messages import Event, Meta
 from ..model.sink import Delivered, Delivery, Sink
 from ..runtime.apart import Apart
-from .read_model import DIGITS, batch_of, events_of, named, refusal_of
+from .read_model import DIGITS, ERASE_TIMES, batch_of, events_of, named, refusal_of
 
 __all__ = ["Apply", "SqlReadModel"]
 
@@ -50,6 +50,7 @@ _BEING_MADE: Final = -1
 class _Keeping(Sink):
     """What all read models do; a class is made of it for each."""
 
+    _erase_times = ERASE_TIMES
     model_engine: ClassVar[Any]
     model_tables: ClassVar[Any]
     model_apply: ClassVar[Apply]

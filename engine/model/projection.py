@@ -93,6 +93,7 @@ class Delivering(msgspec.Struct, frozen=True):
     """Failures that may be over when it is tried again."""
     events_max: int | None = None  # at once; None for `Limits.sink_events`
     erase: Callable[..., Awaitable[None]] | None = None  # of people; None where it cannot
+    erase_times: int = 1  # as long as `Limits.sink_erase_seconds` it may take
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -113,8 +113,8 @@ class Sink(Projection):
     A sink that keeps personal data may lose it when people are erased: write `async def
     erase(self, subjects: Sequence[str], client: Client)`, with the resources of `deliver`. It runs
     between two deliveries, and returns when nothing of these people is left in the system outside.
-    It may run more than once for the same people. `engine.personal.erase` waits for it, and names
-    the sink while it fails.
+    It may run more than once for the same people, and has `Limits.sink_erase_seconds`.
+    `engine.personal.erase` waits for it, and names the sink while it fails.
 
     To raise `version`, or to reset it, is to deliver everything again from the beginning.
     """
@@ -124,6 +124,8 @@ class Sink(Projection):
     """Events of one delivery, at most; `Limits.sink_events` if it is None."""
     _delivered: Delivered | None = None
     """Given by the projector."""
+    _erase_times: ClassVar[int] = 1
+    """How many times as long as `Limits.sink_erase_seconds` its `erase` may take."""
 
     async def close(self) -> None:
         """Close what the sink itself has opened; called once, when it delivers no more.
@@ -167,7 +169,12 @@ class Sink(Projection):
             handlers=handlers,
             event_names=frozenset(e.event_name for e in events if e is not Event),
             sink=Delivering(
-                deliver, takes, _transient(where, cls.transient), cls.events_max, erase
+                deliver,
+                takes,
+                _transient(where, cls.transient),
+                cls.events_max,
+                erase,
+                cls._erase_times,
             ),
         )
 

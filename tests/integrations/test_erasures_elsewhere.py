@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
 
@@ -181,6 +181,7 @@ class Client:
     def __init__(self) -> None:
         self.is_there, self.secret = False, "a secret"
         self.erased: list[str] = []
+        self.positions: list[int] = []
 
 
 class Letters(Sink, name="letters", version=1):
@@ -247,3 +248,93 @@ async def test_nobody_is_erased_beside_a_delivery_and_one_sink_holds_up_no_other
         finally:
             Stubborn.gate.set()
         assert (await engine.personal.erase("guest:g-1")).finished is not None
+
+
+async def waits_for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+async def goes_on_when_it_is_cancelled() -> None:
+    while not Stubborn.gate.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await Stubborn.gate.wait()
+
+
+async def forgets_to_wait() -> None:
+    forgotten: Any = asyncio.sleep(0)
+    return forgotten  # type: ignore[no-any-return]
+
+
+async def ends_the_program() -> None:
+    raise SystemExit(3)
+
+
+Failing: TypeAlias = Callable[[], Awaitable[None]]
+
+
+class Unruly(Sink, name="unruly", version=1):
+    """Does something else at its first erasure, and erases at its second."""
+
+    first: ClassVar[list[Failing]]
+
+    async def deliver(self, batch: Sequence[Delivery[Event]], client: Client) -> None:
+        client.positions += [delivery.position for delivery in batch]
+
+    async def erase(self, subjects: Sequence[str], client: Client) -> None:
+        if self.first:
+            return await self.first.pop()()
+        client.erased += subjects
+        return None
+
+
+@pytest.mark.parametrize(
+    "first", [waits_for_ever, goes_on_when_it_is_cancelled, forgets_to_wait, ends_the_program]
+)
+async def test_an_erase_that_does_something_else_ends_and_is_called_again(
+    first: Failing, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, again, client = asyncio.Event(), asyncio.Event(), Client()
+    Stubborn.gate, Unruly.first = asyncio.Event(), [first]
+
+    async def pause(self: erasing.Eraser, seconds: float) -> None:
+        if self.waits_for:  # it has failed once
+            failed.set()
+            await again.wait()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(erasing.Eraser, "_pause", pause)
+    monkeypatch.setattr(courier, "CANCEL_SECONDS", 0.01)
+    options: Any = {
+        "resources": {Client: client},
+        "store": f"sqlite:{tmp_path / 'guests.db'}",
+        "limits": Limits(sink_erase_seconds=1),
+    }
+    async with Engine([guests.Guest], projections=[Unruly], **options) as engine:
+        await engine.execute(CheckIn("g-1", "r1", "Ann Lee"))
+        await engine.personal.erase("guest:g-1", timeout=0)
+        await until(failed.is_set)
+        assert client.erased == []
+        Stubborn.gate.set()
+        await engine.execute(CheckIn("g-2", "r1", "Bob Roy"))
+        await until(lambda: 2 in client.positions)
+        again.set()
+        assert (await engine.personal.erase("guest:g-1")).finished is not None
+    assert client.erased[0] == "guest:g-1"
+
+
+@pytest.mark.parametrize("first", [waits_for_ever, goes_on_when_it_is_cancelled])
+async def test_an_engine_stops_though_a_sink_erases_for_ever(
+    first: Failing, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "CANCEL_SECONDS", 0.01)
+    Stubborn.gate, Unruly.first = asyncio.Event(), [first]
+    options: Any = {
+        "resources": {Client: Client()},
+        "store": f"sqlite:{tmp_path / 'guests.db'}",
+        "limits": Limits(sink_stop_seconds=1),
+    }
+    async with Engine([guests.Guest], projections=[Unruly], **options) as engine:
+        await engine.execute(CheckIn("g-1", "r1", "Ann Lee"))
+        await engine.personal.erase("guest:g-1", timeout=0)
+        await until(lambda: not Unruly.first)
+    Stubborn.gate.set()

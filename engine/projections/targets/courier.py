@@ -1,9 +1,9 @@
 """The courier: hands a batch to a sink, within a time, and comes back whatever becomes of it.
 
-Rules: one delivery is under way at a time. One that takes too long is cancelled, and one that goes
-on all the same is not overtaken: nothing else is delivered until it has ended. When the engine
-stops, what is under way gets a little time and is then given up; so stopping is never held up by a
-system outside. It does not know which events these are, nor what becomes of a failure.
+Rules: one delivery is under way at a time, or one `erase`. One that takes too long is cancelled,
+and one that goes on all the same is not overtaken: nothing else is begun until it has ended. When
+the engine stops, what is under way gets a little time and is then given up; so stopping is never
+held up by a system outside. It does not know which events these are, nor what becomes of a failure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CANCEL_SECONDS: Final = 1.0
 
 
 class NotDelivered(EngineError):
-    """A delivery took too long, or was given up; it may have come through, and is made again."""
+    """A call took too long, or was given up; it may have come through, and is made again."""
 
 
 class Abandoned(NotDelivered):
@@ -51,7 +51,10 @@ class Courier:
         """
         self._name = name
         self._seconds = limits.sink_seconds
+        self._erase_seconds = limits.sink_erase_seconds
         self._stop_seconds = limits.sink_stop_seconds
+        self._what = "deliver"
+        """Which method of the sink is under way."""
         self._logger = logger
         self._task: asyncio.Task[None] | None = None
         self._due = 0.0
@@ -66,15 +69,29 @@ class Courier:
 
         Raises Abandoned where the engine stops meanwhile.
         """
-        try:
-            self.check_free()
-        except NotDelivered as error:
-            return error
+        limit = f"{self._seconds} s (Limits.sink_seconds)"
+        return await self._run("deliver", deliver, self._seconds, limit)
+
+    async def erase(self, erase: Callable[[], Awaitable[object]], times: int) -> Exception | None:
+        """Let a sink erase people, so many times as long as any may; as `hand_over`."""
+        seconds = times * self._erase_seconds
+        limit = f"{seconds} s (from Limits.sink_erase_seconds)"
+        return await self._run("erase", erase, seconds, limit)
+
+    async def _run(
+        self, what: str, call: Callable[[], Awaitable[object]], seconds: float, limit: str
+    ) -> Exception | None:
+        if self._task is not None and not self._task.done():
+            return NotDelivered(
+                f"`{self._what}` of sink {self._name} was cancelled and still goes on: nothing "
+                f"overtakes it. Mend it, it must let CancelledError pass"
+            )
         if self._stopping:
             raise Abandoned("the engine stops, and begins no delivery")
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + self._seconds
-        task = self._task = loop.create_task(_run(deliver), name=f"foldline sink {self._name}")
+        self._what, self._due = what, loop.time() + seconds
+        name = f"foldline sink {self._name}"
+        task = self._task = loop.create_task(_call(what, call), name=name)
         task.add_done_callback(retrieve)
         try:
             await self._wait(task)
@@ -84,15 +101,7 @@ class Courier:
             await asyncio.wait({task}, timeout=CANCEL_SECONDS)
         finally:
             task.cancel()  # also where this is cancelled itself
-        return self._not_delivered(task)
-
-    def check_free(self) -> None:
-        """Raise NotDelivered while a delivery goes on that was cancelled."""
-        if self._task is not None and not self._task.done():
-            raise NotDelivered(
-                f"a delivery of sink {self._name} was cancelled and still goes on: nothing "
-                f"overtakes it. Mend `deliver`, which must let CancelledError pass"
-            )
+        return self._not_delivered(task, limit)
 
     def stop(self) -> None:
         """Let what is under way end soon, and begin nothing more."""
@@ -118,49 +127,49 @@ class Courier:
         error = _error_of(task)
         if error is not None and (self._stopping or self._engine_stops()):
             raise Abandoned(
-                f"the engine stops, and a delivery of sink {self._name} failed meanwhile with "
+                f"the engine stops, and {self._what} of sink {self._name} failed meanwhile with "
                 f"{type(error).__name__}: it is made again after the next start"
             ) from error
         return error
 
-    def _not_delivered(self, task: asyncio.Task[None]) -> NotDelivered:
+    def _not_delivered(self, task: asyncio.Task[None], limit: str) -> NotDelivered:
         if not task.done():
             self._logger.error(
-                "deliver of sink %s does not end when it is cancelled: mend it, it must let "
+                "%s of sink %s does not end when it is cancelled: mend it, it must let "
                 "CancelledError pass",
+                self._what,
                 self._name,
             )
         if self._stopping:
             raise Abandoned(
-                f"the engine stops, and sink {self._name} was not through with a delivery within "
+                f"the engine stops, and sink {self._name} was not through with {self._what} within "
                 f"{self._stop_seconds} s (Limits.sink_stop_seconds): it is made again"
             )
         return NotDelivered(
-            f"deliver of sink {self._name} took longer than {self._seconds} s "
-            f"(Limits.sink_seconds) and was cancelled"
+            f"{self._what} of sink {self._name} took longer than {limit} and was cancelled"
         )
 
 
-async def _run(deliver: Callable[[], Awaitable[object]]) -> None:
+async def _call(what: str, call: Callable[[], Awaitable[object]]) -> None:
     try:
-        given = await deliver()
+        given = await call()
     except (SystemExit, KeyboardInterrupt) as error:  # which would end the event loop
         raise as_error(error) from error
     if inspect.isawaitable(given):
-        # Nobody runs it, so nothing has been delivered.
+        # Nobody runs it, so nothing has been done.
         if inspect.iscoroutine(given):
             given.close()
-        raise UsageError("`deliver` returned what is to be awaited: await it there")
+        raise UsageError(f"`{what}` returned what is to be awaited: await it there")
 
 
 def _error_of(task: asyncio.Task[None]) -> Exception | None:
     if task.cancelled():
-        return NotDelivered("a delivery was cancelled by somebody else")
+        return NotDelivered("it was cancelled by somebody else")
     error = task.exception()
     if error is None:
         return None
     failed = contained(error)
     if isinstance(failed, HostFailed) and isinstance(error, BaseExceptionGroup):
         # A group that is no Exception has a cancellation in it.
-        return NotDelivered("a delivery was cancelled inside by somebody else")
+        return NotDelivered("it was cancelled inside by somebody else")
     return failed

@@ -32,7 +32,7 @@ from ...runtime.tracebacks import traceback_text
 from ...statistics import ReactionStatistics
 from ...stores.contract.views import Changes, Checkpoint, Parked, Part, ViewsStore
 from ..scope import Scope
-from .courier import Abandoned, Courier, NotDelivered
+from .courier import Courier, NotDelivered
 from .delivered import DeliveredEvents
 from .rows import Prepared
 
@@ -83,7 +83,6 @@ class SinkTarget:
         self._size = self._size_max = sink.events_max or limits.sink_events
         self._suspect = 0
         """Up to this position the size of batches stays: one of these events fails."""
-        self._erasing: asyncio.Task[None] | None = None
         self.parking = self._scope.parking
         self.skipped = self._scope.skipped
         self.refused: dict[int, Exception] = {}
@@ -164,23 +163,16 @@ class SinkTarget:
         """Let the system outside lose people; no delivery is under way meanwhile.
 
         Raises what the sink's own `erase` does, and Abandoned where the engine stops. Raises
-        NotDelivered where a delivery goes on though it was cancelled: it may have them still.
+        NotDelivered where it takes too long, and where a delivery goes on though it was cancelled:
+        that one may have them still.
         """
-        self._courier.check_free()
         erase, receiver = self._sink.erase, self._receiver
         assert erase is not None, "only who can erase is asked to"
-        task = asyncio.ensure_future(erase(receiver, subjects, *self._resources))
-        self._erasing = task
-        try:
-            await asyncio.wait({task})
-        finally:
-            task.cancel()
-            self._erasing = None
-        if task.cancelled():
-            raise Abandoned("the engine stops, and a person is erased by the next one")
-        error = task.exception()
+        error = await self._courier.erase(
+            lambda: erase(receiver, [*subjects], *self._resources), self._sink.erase_times
+        )
         if error is not None:
-            raise contained(error)
+            raise error
 
     def may_pass(self, error: BaseException) -> bool:
         """Tell whether a failure may be over when it is tried again."""
@@ -196,8 +188,6 @@ class SinkTarget:
     def stop(self) -> None:
         """Let the delivery in hand end soon, since the engine stops."""
         self._courier.stop()
-        if self._erasing is not None:
-            self._erasing.cancel()
 
     async def close(self) -> None:
         """Let the sink close what it has opened, within a time."""
