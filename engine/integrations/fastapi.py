@@ -41,7 +41,7 @@ from ..engine import Engine
 from ..errors import DefinitionError, UsageError
 from ..health.bounds import Health
 from ..limits import KEY_LENGTH_MAX
-from ..model.given import as_instance
+from ..model.given import as_instance, as_text
 from ..model.messages import Command, Receipt
 from ..model.messages import Query as Question
 from ..write.keys import id_from_key
@@ -169,7 +169,8 @@ class Executing:
     An endpoint that gives several commands to one aggregate has a key for each: the request's, and
     others made of it. `If-Match` is about the aggregates of the first command, and is asked until
     one is stored. A command that raises leaves its key to the next one. Of the two only one can be
-    stored, however often the request is sent.
+    stored, however often the request is sent. A command with a `name` has a key of that name, which
+    depends on no other command.
     """
 
     def __init__(
@@ -183,6 +184,8 @@ class Executing:
         self._engine = engine
         self._response = response
         self._numbers = _Numbers()
+        """Of all commands."""
+        self._unnamed = _Numbers()
         self._matched: Sequence[str] = ()
         """The streams that `If-Match` is about."""
         self.principal = principal
@@ -206,11 +209,15 @@ class Executing:
         self,
         command: Command[Reply],
         *,
+        name: str | None = None,
         deadline: float | None = None,
         correlation: str | None = None,
     ) -> Receipt[Reply]:
         """Execute a command with the request's key and version; set the answer's headers.
 
+        `name` is the command's own within this request, as "line-3" is in a loop that goes on
+        behind a rejection. Its key is made of the request's and of it, so a repetition finds the
+        same command whatever became of others. A command and its fallback have the same name.
         `deadline` (seconds) and `correlation` are as for `Engine.execute`, which says what is
         raised; EngineMiddleware makes an answer of that. Raises UsageError in an endpoint that is
         no `async def`.
@@ -223,10 +230,11 @@ class Executing:
         number = self._numbers.take(streams)
         self._matched = self._matched or streams
         is_first = number == 1 and any(stream in self._matched for stream in streams)
+        unnamed = 0 if name is not None else self._unnamed.take(streams)
         try:
             receipt = await self._engine.execute(
                 command,
-                key=self.key if self.key is None or number == 1 else _another(self.key, number),
+                key=None if self.key is None else _key_of(self.key, name, unnamed),
                 expected=self.expected if is_first else None,
                 deadline=deadline,
                 correlation=correlation,
@@ -234,6 +242,8 @@ class Executing:
             )
         except BaseException:
             self._numbers.give_back(number, streams)
+            if name is None:
+                self._unnamed.give_back(unnamed, streams)
             raise
         self._response.headers.update(receipt_headers(receipt))
         return receipt
@@ -271,10 +281,14 @@ class _Numbers:
             self._left.setdefault(stream, set()).add(number)
 
 
-def _another(key: str, number: int) -> str:
-    """Give a key for a later command to one aggregate; no client's key has a space."""
-    suffix = f" {number}"
-    return (key if len(key + suffix) <= KEY_LENGTH_MAX else id_from_key(key)) + suffix
+def _key_of(key: str, name: str | None, number: int) -> str:
+    """Give the key of a command of a request; no client's key has a space."""
+    if name is None and number == 1:
+        return key
+    suffix = f" {number}" if name is None else f" :{as_text('the name of a command', name, 255)}"
+    if len(key + suffix) <= KEY_LENGTH_MAX:
+        return key + suffix
+    return id_from_key(key) + suffix if name is None else id_from_key(key + suffix)
 
 
 def executing(principal: Principal = _nobody) -> Callable[..., Executing]:

@@ -162,6 +162,26 @@ async def seat_whatever_is_said(execute: Execute) -> Receipt:
         return await execute(Wait(SHOW))
 
 
+@app.post("/lines")
+async def do_what_can_be_done(execute: Execute) -> list[Receipt | None]:
+    done: list[Receipt | None] = []
+    for number, command in enumerate((Reserve(SHOW), Wait(SHOW), Wait(SHOW))):
+        try:
+            done.append(await execute(command, name=f"line-{number}"))
+        except Rejected:
+            done.append(None)
+    return [*done, await execute(Note(SHOW))]
+
+
+@app.post("/seat-by-name")
+async def seat_or_wait_by_one_name(execute: Execute) -> Receipt:
+    await execute(Wait(SHOW, "bob"), name="x" * 255)
+    try:
+        return await execute(Reserve(SHOW), name="seat")
+    except (Rejected, KeyReused):
+        return await execute(Wait(SHOW), name="seat")
+
+
 @app.post("/seat-beside")
 async def seat_beside_another_command(execute: Execute) -> Receipt:
     tried, _ = await asyncio.gather(
@@ -277,6 +297,41 @@ async def test_a_fallback_that_knows_repetitions_gives_the_first_answers(
 
     assert first.json() == again.json()
     assert await stored() == [("waits", "k"), ("waits", "k 2"), ("freed", None)]
+
+
+async def test_a_loop_by_name_goes_on_behind_a_rejection_and_is_repeated(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await post(client, "/lines")
+    await free_a_seat()
+    again = await post(client, "/lines")
+
+    assert first.json()[0] is None
+    assert again.json()[1:] == first.json()[1:]
+    lines = [("waits", "k :line-1"), ("waits", "k :line-2"), ("freed", "k")]
+    assert await stored() == [*lines, ("freed", None), ("reserved", "k :line-0")]
+
+
+async def test_of_a_command_and_its_fallback_of_one_name_a_repeated_request_does_one(
+    client: httpx.AsyncClient,
+) -> None:
+    first = await post(client, "/seat-by-name")
+    await free_a_seat()
+    again = await post(client, "/seat-by-name")
+
+    assert first.json() == again.json()
+    (_, long), *others = await stored()
+    assert (len(long), others) == (36, [("waits", "k :seat"), ("freed", None)])
+
+
+async def test_the_version_that_a_client_read_is_asked_of_the_first_command_with_a_name_too(
+    client: httpx.AsyncClient,
+) -> None:
+    await free_a_seat()
+    done = await post(client, "/seat-by-name", **{"If-Match": '"1"'})
+    late = await post(client, "/seat-by-name", **{"If-Match": '"1"', "Idempotency-Key": "k-2"})
+
+    assert (done.status_code, late.status_code) == (200, 412)
 
 
 async def test_a_key_goes_to_the_fallback_though_a_later_one_is_used(
