@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -46,19 +46,23 @@ def _server() -> Any:
 
 
 @asynccontextmanager
-async def stopping_with(engine: Engine) -> AsyncGenerator[None]:
+async def stopping_with(
+    engine: Engine, stop: Callable[[], object] = stop_server
+) -> AsyncGenerator[None]:
     """Let the server stop if the engine fails, so that a supervisor starts both again.
 
     For the lifespan of an app: `async with make_engine() as engine, stopping_with(engine): yield`.
+    Uvicorn is stopped; give a `stop` that begins to stop another server, as FastStream's
+    `app.exit`. It is called once.
     """
-    stopping = asyncio.create_task(_stop_with(engine))
+    stopping = asyncio.create_task(_stop_with(engine, stop))
     try:
         yield
     finally:
         stopping.cancel()
 
 
-async def _stop_with(engine: Engine) -> None:
+async def _stop_with(engine: Engine, stop: Callable[[], object]) -> None:
     while engine.failed is None:  # noqa: ASYNC110 - of who has failed nothing rings a bell
         await asyncio.sleep(LOOK_SECONDS)
-    stop_server()
+    stop()

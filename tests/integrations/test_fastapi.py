@@ -18,6 +18,8 @@ from engine import (
     Command,
     DefinitionError,
     Engine,
+    EngineError,
+    EngineFailed,
     Event,
     Id,
     InvalidInput,
@@ -48,8 +50,10 @@ from engine.integrations.fastapi import (
     executing,
     health_routes,
 )
-from engine.integrations.server import stop_server
+from engine.integrations.server import stop_server, stopping_with
+from tests.integrations.failing_app import make_engine as failing_engine
 from tests.integrations.serving import ROOT, server
+from tests.support.counters import Add
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -397,6 +401,17 @@ async def test_a_server_whose_engine_has_failed_stops_to_be_started_again() -> N
             await served.process.wait()
 
     assert "the engine failed" in served.log
+
+
+async def test_a_host_of_another_kind_is_stopped_as_it_says() -> None:
+    stopped = asyncio.Event()
+    with pytest.raises(EngineFailed):
+        async with failing_engine() as engine, stopping_with(engine, stopped.set):
+            assert not stopped.is_set()
+            with pytest.raises(EngineError):
+                await engine.execute(Add("a", 1))
+            async with asyncio.timeout(20):
+                await stopped.wait()
 
 
 def test_where_no_server_is_known_none_is_stopped() -> None:
