@@ -55,12 +55,13 @@ class Failures:
             failure = ProjectionFailure(position, "", "", traceback_text(error))
         self.current = failure
         self._logger.error(
-            "projection %s stopped at position %d (%s): its views stay at %d until it is mended "
-            "and resumed; everything else goes on\n%s",
+            "projection %s stopped at position %d (%s): its views stay at %d, and everything else "
+            "goes on. Mend it and start again: it continues there by itself%s\n%s",
             self._part.definition.name,
             failure.position,
             f"{failure.event} of {failure.stream}" if failure.event else "no event is to blame",
             position,
+            ", or leave the event out by `foldline projections skip`" if failure.event else "",
             traceback_text(cause, messages=shows_messages(self._logger)),
         )
 

@@ -41,6 +41,7 @@ def test_the_unit_starts_what_the_page_starts() -> None:
     assert service["ExecStart"].endswith("/" + STARTED)
     assert int(service["TimeoutStopSec"]) > 10
     assert service["Restart"] == "always"
+    assert read_unit()["Unit"]["StartLimitIntervalSec"] == "0"  # else it gives up after five
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")

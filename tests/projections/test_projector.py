@@ -270,6 +270,7 @@ async def test_poison_stops_one_projector_with_the_good_prefix_written(
     (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert record.name == "tests.read"
     assert "projection library stopped at position 3 (dropped v1 of shelf:1)" in record.message
+    assert "continues there by itself, or leave the event out by `foldline" in record.message
     assert "b3" not in record.message
 
 

@@ -313,7 +313,9 @@ async def test_a_second_process_is_told_who_has_the_log_until_that_one_is_killed
     with holder.stdin, holder.stdout:
         assert holder.stdout.readline() == b"open\n"
         second = SqliteStore(path)
-        with pytest.raises(StoreLocked, match=f"held by process {holder.pid}"):
+        with pytest.raises(
+            StoreLocked, match=rf"held by process {holder.pid}: .* Engine\(join=True\)"
+        ):
             await second.open(Ports())
         waiting = SqliteStore(path, open_timeout=60)
         holder.send_signal(signal.SIGKILL)

@@ -274,7 +274,8 @@ def _held(path: str, note: _Note | None, owner: int) -> StoreLocked:
         )
     return StoreLocked(
         f"{path} is held by process {pid or 'unknown'}: one engine at a time may have "
-        f"a store open. Stop that process, or give this one a store of its own.",
+        f"a store open. Stop that process, give this one a store of its own, or let both share it: "
+        f"Engine(join=True) in each.",
         briefly=briefly,
     )
 
