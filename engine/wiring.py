@@ -448,8 +448,7 @@ class Wiring:
             self._logger.warning("%s", strange)
         head = await self.store.head()
         self.journal.begin(head.position, head.recorded)
-        standing = bool(await self.store.read_timers(timers_max=1))
-        self.firing.begin(*await self.store.count_timers(), any_stand=standing)
+        self.firing.begin(*await self.store.count_timers())
         await self.views.open(
             self._ports,
             self._limits,

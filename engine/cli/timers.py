@@ -156,7 +156,7 @@ def _state(timer: WaitingTimer) -> str:
         return timer.cause
     if timer.parked:
         return f"parked: {timer.cause}"
-    return f"failed {timer.attempts}x: {timer.cause}" if timer.attempts else "waits"
+    return f"failed {timer.attempts}x: {timer.cause}" if timer.attempts else timer.cause or "waits"
 
 
 def _tell(compared: ComparedTimers) -> int:

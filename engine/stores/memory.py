@@ -212,10 +212,11 @@ class MemoryStore:
         keys = sorted(key for key in self._timers.by_key if key > after)
         return [self._timers.by_key[key] for key in keys[:timers_max]]
 
-    async def count_timers(self) -> tuple[int, int]:
-        """Give how many timers there are, and how many of them are parked."""
-        there = [timer for timer in self._timers.by_key.values() if not timer.cancelled]
-        return len(there), sum(timer.parked for timer in there)
+    async def count_timers(self) -> tuple[int, int, int]:
+        """Give how many timers there are, how many have failed, and how many are cancelled."""
+        all_there = self._timers.by_key.values()
+        there = [timer for timer in all_there if not timer.cancelled]
+        return len(there), sum(timer.parked for timer in there), len(all_there) - len(there)
 
     async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
         """Take timers away, or let them wait."""

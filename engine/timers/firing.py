@@ -60,7 +60,7 @@ from ..stores.contract.timers import (
 )
 from .aside import UNKNOWN, Aside, has_failed
 from .giving import Fire, Flying, TellRejection
-from .settling import Settling
+from .settling import SPENT, Settling, spent
 from .tally import Tally
 
 __all__ = ["Firing"]
@@ -139,13 +139,10 @@ class Firing:
         self._fired = self._rejected = self._failed = 0
         self._late_seconds = Histogram.of_seconds()
 
-    def begin(self, timers: int, parked: int, *, any_stand: bool) -> None:
-        """Take how many timers there are, and how many of them are parked.
-
-        `any_stand` says whether there is any, cancelled ones included.
-        """
-        self._tally.begin(timers, parked, any_stand=any_stand)
-        self._seeks_known = parked > 0
+    def begin(self, timers: int, failed: int, cancelled: int) -> None:
+        """Take how many timers there are, as the store counts them."""
+        self._tally.begin(timers, failed, cancelled)
+        self._seeks_known = failed > 0
 
     def statistics(self) -> TimerStatistics:
         """Give the numbers as they are now; called from any thread."""
@@ -365,6 +362,9 @@ class Firing:
         if self._failpoint is not None:
             self._failpoint("timers.due")
         self._flying[*timer.key, timer.position] = timer
+        if timer.cause == SPENT:
+            self.settling.add(SettledTimer(timer.stream, timer.name, timer.position))
+            return
         carried = read_metadata(timer.metadata)
         try:
             envelope = self._envelope(timer, carried)
@@ -439,7 +439,7 @@ class Firing:
                     timer.command,
                     error.code,
                 )
-            self.settling.add(SettledTimer(timer.stream, timer.name, timer.position))
+            self.settling.add(spent(timer, self._clock.now()))
         elif isinstance(error, Overloaded | Voided | Conflict):
             self._turned_away = True
             self._horizon = 0

@@ -2,7 +2,8 @@
 
 Rules: what gathers while one transaction is written goes into the next one. A store that cannot do
 it now is asked again; one that does nothing more ends the engine. What is not settled when the
-engine ends is fired again after the next start, and its command is decided anew.
+engine ends is fired again after the next start, and its command is decided anew. One that somebody
+has fired before its time stands until then, since the log says that it waits; it is not run again.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from ..errors import StoreFailed
 from ..runtime.bell import Bell
 from ..stores.contract.log import Store
-from ..stores.contract.timers import SettledTimer
+from ..stores.contract.timers import SettledTimer, WaitingTimer
 
-__all__ = ["Settling"]
+__all__ = ["SPENT", "Settling", "spent"]
+
+SPENT: Final = "fired before its time, and its command wrote nothing: it is not run again"
+"""The cause of one that stands until it would have been due; it stands in logs."""
 
 _AGAIN_SECONDS = 0.5
 _BATCH_MAX = 4_096
@@ -94,3 +99,14 @@ class Settling:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_AGAIN_SECONDS):
                 await self._stopping.wait()
+
+
+def spent(timer: WaitingTimer, now: int) -> SettledTimer:
+    """Let a timer go whose command has written nothing; `now` is in µs.
+
+    Before its time the log says that it waits. Without a trace it would be called lost, and a
+    repaired log would have it run again.
+    """
+    if timer.due <= now:
+        return SettledTimer(timer.stream, timer.name, timer.position)
+    return SettledTimer(timer.stream, timer.name, timer.position, timer.due, cause=SPENT)

@@ -46,10 +46,10 @@ class Tally:
         """Until when the journal may tell of what the store has counted."""
         self._untaken = 0
 
-    def begin(self, timers: int, parked: int, *, any_stand: bool) -> None:
-        """Take how many there are, how many of them have failed, and whether any stands at all."""
-        self.waiting, self.parked, self._any_stood = timers - parked, parked, any_stand
-        self._any_cancelled = any_stand and not timers
+    def begin(self, timers: int, failed: int, cancelled: int) -> None:
+        """Take how many there are, as `Store.count_timers` gives them."""
+        self.waiting, self.parked = timers - failed, failed
+        self._any_stood, self._any_cancelled = timers + cancelled > 0, cancelled > 0
 
     @property
     def any_stand(self) -> bool:
@@ -98,7 +98,7 @@ class Tally:
         began = self._clock.monotonic()
         self._in_doubt, self._counts = False, True
         try:
-            timers, parked = await self._store.count_timers()
+            timers, parked, cancelled = await self._store.count_timers()
         except BaseException:
             self._in_doubt = True
             raise
@@ -111,3 +111,4 @@ class Tally:
             return
         self._untaken, self._overlaps_until = 0, ended + _SECONDS
         self.waiting, self.parked = timers - parked, parked
+        self._any_cancelled = cancelled > 0

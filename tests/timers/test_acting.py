@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from engine import (
     handles,
 )
 from engine.errors import InvalidInput
+from engine.outside.timers import compare_timers
 from engine.stores.contract.requests import Arguments, Request
 from engine.stores.contract.timers import WaitingTimer, timer_target
 from engine.stores.sqlite.outside.log import SqliteLogReader
@@ -144,6 +145,38 @@ async def test_a_timer_is_fired_before_its_time(path: Path) -> None:
             "ann",
         )
         assert (entry.reason, entry.position) == ("he called", 1)
+
+
+def differences(path: Path) -> Sequence[object]:
+    """Give what log and table of timers do not say alike, at the time of `START`."""
+    with SqliteLogReader(str(path)) as log:
+        return compare_timers(log, START).differences
+
+
+async def test_one_that_is_fired_early_and_writes_nothing_is_neither_lost_nor_run_again(
+    path: Path,
+) -> None:
+    """The log says that it waits, since a command that writes nothing leaves no trace there."""
+    clock = ManualClock(START)
+    async with kettles(path, clock) as engine:
+        await engine.execute(SwitchOn("a", 15, off="b"))  # which is off
+        await engine.fire_timer("kettle:a", "off")
+        await until(lambda: engine.statistics().timers.fired)
+        await until(lambda: timers(path)[0].cause)
+
+        assert [key for _, key, _ in runs] == ["b"]
+        assert differences(path) == ()
+        assert "fired before its time" in timers(path)[0].cause
+
+        await engine.fire_timer("kettle:a", "off")  # as often as somebody wants
+        await until(lambda: engine.statistics().timers.fired == 2)
+        await until(lambda: timers(path)[0].cause)
+    runs.clear()
+    clock.advance(16 * 60)
+    async with kettles(path, clock) as engine:
+        await until(lambda: not timers(path))
+        assert (runs, engine.statistics().timers.fired) == ([], 0)
+        await until(lambda: not engine.statistics().timers.waiting)
 
 
 async def test_a_cancelled_timer_is_never_fired(path: Path) -> None:

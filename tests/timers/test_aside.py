@@ -186,7 +186,7 @@ class Counting(MemoryStore):
         self.counts = 0
         self.meanwhile: Callable[[], None] = lambda: None
 
-    async def count_timers(self) -> tuple[int, int]:
+    async def count_timers(self) -> tuple[int, int, int]:
         self.counts += 1
         found = await super().count_timers()
         self.meanwhile()
@@ -207,10 +207,25 @@ async def test_none_is_counted_again_as_long_as_none_is_set_aside(clock: ManualC
     assert store.counts == 1
 
 
+@pytest.mark.parametrize("others", ["", "b"], ids=["alone", "beside-another"])
+async def test_one_that_was_cancelled_before_a_restart_and_is_set_again_is_counted(
+    others: str, clock: ManualClock
+) -> None:
+    store = MemoryStore()
+    async with opened(store, clock) as engine:
+        for kettle in f"a{others}":
+            await engine.execute(SwitchOn(kettle, 10))
+        await engine.cancel_timer("kettle:a", "off")
+    async with opened(store, clock) as engine:
+        assert numbers(engine).waiting == len(others)
+        await engine.execute(SwitchOn("a", 20))
+        await stands(engine, clock, waiting=1 + len(others), parked=0)
+
+
 async def test_a_count_is_not_taken_if_something_changes_meanwhile(clock: ManualClock) -> None:
     store = Counting()
     tally = Tally(store, clock)
-    tally.begin(5, 1, any_stand=True)
+    tally.begin(5, 1, 0)
     store.meanwhile = lambda: tally.changed(-2)
 
     def told() -> tuple[int, int, float | None]:

@@ -312,10 +312,11 @@ class Store(Protocol):
         """
         ...
 
-    async def count_timers(self) -> tuple[int, int]:
-        """Give how many timers there are, and how many of them have failed and are parked.
+    async def count_timers(self) -> tuple[int, int, int]:
+        """Give how many timers there are, how many of them have failed, and how many are cancelled.
 
-        Those that an operator has cancelled are in neither number.
+        Those that have failed are parked. Those that an operator has cancelled are in the last
+        number alone.
         """
         ...
 

@@ -198,9 +198,9 @@ class LeasedLog(Generic[W]):
         """Give none: there are no timers."""
         return []
 
-    async def count_timers(self) -> tuple[int, int]:
+    async def count_timers(self) -> tuple[int, int, int]:
         """Give that there are none."""
-        return 0, 0
+        return 0, 0, 0
 
     async def read_snapshots(
         self,

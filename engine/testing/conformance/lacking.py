@@ -40,7 +40,7 @@ class LackingCases(LogCases):
         await append(store, request("b:1", 0, 2))
 
         assert numbers(await feed(store)) == ([2] if lacks else [1, 2])
-        assert await store.count_timers() == ((0, 0) if lacks else (1, 0))
+        assert await store.count_timers() == ((0, 0, 0) if lacks else (1, 0, 0))
         assert len(await store.read_timers(timers_max=9)) == (0 if lacks else 1)
 
     async def test_snapshots_are_kept_or_refused(self, store: Store) -> None:

@@ -431,7 +431,7 @@ _KNOWN: Final[dict[str, Statement]] = {
     "45b6ecc0": _at_once(standing_timers),
     "6afa5fb7": _at_once(due_timers),
     "50691577": _at_once(all_timers),
-    "70b5b111": _at_once(count_timers),
+    "9178390f": _at_once(count_timers),
     "f2ef4b4a": _calling("settle_timers_1", "gone"),
     "a9ec07ea": _at_once(_holders),
     "4703fb38": _at_once(_claims),

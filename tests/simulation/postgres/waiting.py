@@ -161,7 +161,7 @@ def all_timers(call: Call, stream: str, name: str, timers_max: int) -> Any:
 
 
 def count_timers(call: Call) -> Any:
-    """Give how many wait, and how many are parked."""
+    """Give how many wait, how many have failed, and how many an operator has cancelled."""
     rows = call.tables.timers.values()
-    failed = [row for row in rows if row[_PARKED] and row[_ATTEMPTS] > 0]
-    return [(sum(not row[_PARKED] for row in rows), len(failed))]
+    parked = [row[_ATTEMPTS] > 0 for row in rows if row[_PARKED]]
+    return [(len(rows) - len(parked), sum(parked), len(parked) - sum(parked))]

@@ -100,9 +100,9 @@ class DutyStore(FollowedStore):
             f"{self.address.name}: nothing is appended by who only runs projections", written=False
         )
 
-    async def count_timers(self) -> tuple[int, int]:
+    async def count_timers(self) -> tuple[int, int, int]:
         """Give none: they are the owner's."""
-        return 0, 0
+        return 0, 0, 0
 
     async def read_timers(
         self,

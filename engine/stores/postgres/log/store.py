@@ -443,7 +443,7 @@ class PostgresStore:
             lambda line: read_timers(line, self.address.schema, after, timers_max)
         )
 
-    async def count_timers(self) -> tuple[int, int]:
+    async def count_timers(self) -> tuple[int, int, int]:
         """Give how many timers there are, and how many of them are parked."""
         return await self._open_lines().run(lambda line: count_timers(line, self.address.schema))
 

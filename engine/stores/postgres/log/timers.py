@@ -176,7 +176,8 @@ WHERE (stream, name) > ($1, $2) ORDER BY stream, name LIMIT $3
 """  # noqa: S608 - names of columns alone
 _COUNT: Final = """
 SELECT (SELECT count(*) FROM {s}.timers WHERE NOT parked),
-    (SELECT count(*) FROM {s}.timers WHERE parked AND attempts > 0)
+    (SELECT count(*) FROM {s}.timers WHERE parked AND attempts > 0),
+    (SELECT count(*) FROM {s}.timers WHERE parked AND attempts = 0)
 """
 _SETTLE: Final = "SELECT {s}.settle_timers_1($1, $2, $3, $4, $5, $6, $7, $8)"
 
@@ -277,10 +278,10 @@ async def read_timers(
     return [WaitingTimer(*row) for row in rows]
 
 
-async def count_timers(line: Line, schema: str) -> tuple[int, int]:
-    """Give how many there are, and how many of them are parked."""
-    ((waiting, parked),) = await line.fetch(_COUNT.replace("{s}", schema))
-    return waiting + parked, parked
+async def count_timers(line: Line, schema: str) -> tuple[int, int, int]:
+    """Give how many there are, how many of them have failed, and how many are cancelled."""
+    ((waiting, failed, cancelled),) = await line.fetch(_COUNT.replace("{s}", schema))
+    return waiting + failed, failed, cancelled
 
 
 async def settle_timers(

@@ -89,7 +89,7 @@ class KeptBeside:
         """Give the timers behind `after`, at most `timers_max`, in order."""
         return await self._on_reader(lambda c: read_timers(c, after, timers_max))
 
-    async def count_timers(self) -> tuple[int, int]:
+    async def count_timers(self) -> tuple[int, int, int]:
         """Give how many timers there are, and how many of them are parked."""
         return await self._on_reader(count_timers)
 

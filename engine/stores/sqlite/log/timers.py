@@ -71,7 +71,8 @@ _ALL: Final = f"""
 """  # noqa: S608 - names of columns alone
 _COUNT: Final = """
     SELECT (SELECT count(*) FROM timers WHERE parked = 0),
-        (SELECT count(*) FROM timers WHERE parked <> 0 AND attempts > 0)
+        (SELECT count(*) FROM timers WHERE parked <> 0 AND attempts > 0),
+        (SELECT count(*) FROM timers WHERE parked <> 0 AND attempts = 0)
 """
 _ROWS_MAX: Final = 256
 _ROWS_STEP: Final = 32
@@ -135,10 +136,10 @@ def read_timers(connection: Any, after: TimerKey, timers_max: int) -> list[Waiti
     return page
 
 
-def count_timers(connection: Any) -> tuple[int, int]:
-    """Give how many there are, and how many of them are parked."""
-    waiting, parked = run(connection, _COUNT)[0]
-    return waiting + parked, parked
+def count_timers(connection: Any) -> tuple[int, int, int]:
+    """Give how many there are, how many of them have failed, and how many are cancelled."""
+    waiting, failed, cancelled = run(connection, _COUNT)[0]
+    return waiting + failed, failed, cancelled
 
 
 def _timers(rows: Sequence[tuple[Any, ...]]) -> list[WaitingTimer]:
