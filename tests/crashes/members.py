@@ -42,7 +42,17 @@ from engine.members import meeting
 from engine.runtime.machine import SystemClock
 
 from .members_joint import DECISIONS, KINDS, Look, Move, drawn, told
-from .members_notebooks import Count, Diary, Note, Notebook, Noted, keys_of, looked
+from .members_notebooks import (
+    REMINDER,
+    Count,
+    Diary,
+    Note,
+    Notebook,
+    Noted,
+    Remind,
+    keys_of,
+    looked,
+)
 
 __all__ = ["CLIENTS", "NOTEBOOKS", "Said", "engine_of"]
 
@@ -195,10 +205,13 @@ def _hide_folders(*, is_all: bool) -> None:
 async def _client(engine: Engine, name: str, stop: asyncio.Event, join: str) -> None:
     chance = random.Random(name)
     number = 0
+    notebook, reminds = "", False
     while not stop.is_set() and engine.failed is None:
         number += 1
         key = f"{name}-{number}"
-        notebook = f"n{chance.randrange(NOTEBOOKS)}"
+        if not reminds:  # else something comes as the timer is due
+            notebook = f"n{chance.randrange(NOTEBOOKS)}"
+        reminds = False
         stream = f"notebook:{notebook}"
         if number % 4 == 0:
             await _send(engine, Count(notebook), Said("sent", key, 0.0, False, stream))
@@ -215,8 +228,9 @@ async def _client(engine: Engine, name: str, stop: asyncio.Event, join: str) -> 
             said.writes = not isinstance(command, Look) and not getattr(command, "asks", False)
             await _send(engine, command, said)
         else:
-            keyed = chance.random() < 0.7
-            await _send(engine, Note(notebook, key), Said("sent", key, 0.0, keyed, stream))
+            keyed, reminds = chance.random() < 0.7, chance.random() < 0.4
+            note = Remind(notebook, key + REMINDER) if reminds else Note(notebook, key)
+            await _send(engine, note, Said("sent", key, 0.0, keyed, stream))
         await asyncio.sleep(chance.random() * PAUSE_MAX)
 
 

@@ -4,19 +4,21 @@ It knows nothing of the engine: it reads rows of the log, and what processes sai
 acknowledged is there, once and at its place; nothing is there that nobody sent; what was called not
 run is not there; each call has one answer. In each stream no event stands before another that was
 acknowledged before it was sent. A count that was told lies between what was acknowledged before it
-was asked for, and what was sent before it was told.
+was asked for, and what was sent before it was told. A timer has rung once at most, directly behind
+its reminder; where nothing else came behind that, it has rung or waits.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter as Count
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import msgspec
 
 from .members import Said
 from .members_joint_judge import Row, judge_joint
+from .members_notebooks import REMINDER, RUNG
 
 __all__ = ["History", "Row", "judge"]
 
@@ -32,8 +34,11 @@ class History(msgspec.Struct):
     """Names of processes whose last calls have no answer."""
 
 
-def judge(history: History, log: Sequence[Row]) -> list[str]:
-    """Give what is wrong, of notebooks and of what is decided together."""
+def judge(history: History, log: Sequence[Row], waiting: Container[str] | None = None) -> list[str]:
+    """Give what is wrong, of notebooks and of what is decided together.
+
+    `waiting` has the streams that have a timer at the end, where that was read.
+    """
     notes = [one for one in history.said if not one.other and not _is_of_a_purse(one.stream)]
     together = [one for one in history.said if one.other or _is_of_a_purse(one.stream)]
     rows = [row for row in log if row.stream.startswith("notebook:")]
@@ -41,7 +46,8 @@ def judge(history: History, log: Sequence[Row]) -> list[str]:
     return [
         *_of_the_log(log, rows),
         *_of_the_calls(history),
-        *_of_the_answers(notes, rows),
+        *_of_the_timers(rows, waiting),
+        *_of_the_answers(notes, [*map(_as_sent, rows)]),
         *judge_joint(together, others),
     ]
 
@@ -65,6 +71,22 @@ def _of_the_log(log: Sequence[Row], notes: Sequence[Row]) -> Iterator[str]:
             yield f"{what} is in the log {count} times"
 
 
+def _of_the_timers(notes: Sequence[Row], waiting: Container[str] | None) -> Iterator[str]:
+    last: dict[str, Row] = {}
+    for row in notes:
+        before = last.get(row.stream)
+        if row.what.endswith(RUNG) and (before is None or before.what + RUNG != row.what):
+            yield f"{row.what} was rung behind {before}"
+        last[row.stream] = row
+    for stream, row in last.items():
+        if row.what.endswith(REMINDER) and waiting is not None and stream not in waiting:
+            yield f"{row.what} is the last note of {stream}, and its timer neither rang nor waits"
+
+
+def _as_sent(row: Row) -> Row:
+    return msgspec.structs.replace(row, what=row.what.removesuffix(REMINDER))
+
+
 def _of_the_calls(history: History) -> Iterator[str]:
     open_calls: set[str] = set()
     for one in history.said:
@@ -85,7 +107,8 @@ def _of_the_answers(said: Sequence[Said], log: Sequence[Row]) -> Iterator[str]:
     places = {row.what: row for row in log}
     sent = {one.key: one for one in said if one.what == "sent"}
     for key in places.keys() - sent.keys():
-        yield f"{key} is in the log, and nobody sent it"
+        if not key.endswith(RUNG):
+            yield f"{key} is in the log, and nobody sent it"
     for one in said:
         found = places.get(one.key)
         if one.what == "receipt":

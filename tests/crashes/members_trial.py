@@ -369,7 +369,7 @@ def trial(
                     network.do(wire.release)
             run.close()
         log = [*rows_of(f"{folder}/log.db", server, schema)]
-        found.problems += judge(run.history, log)
+        found.problems += judge(run.history, log, _waiting(f"{folder}/log.db", server, schema))
         lease = 0 if server is None else LEASE_SECONDS
         if seconds:  # a brief one runs beside other tests
             found.problems += late(run.pauses, lease + _TAKEOVER_SECONDS)
@@ -426,6 +426,14 @@ def rows_of(path: str, server: Server | None, schema: str) -> Generator[Row]:
     rows.sort(key=lambda row: int(row[0]))
     for place, stream, version, payload in rows:
         yield row_of(int(place), stream, int(version), payload)
+
+
+def _waiting(path: str, server: Server | None, schema: str) -> set[str]:
+    """Give the streams that have a timer."""
+    if server is not None:
+        return {*server.sql(f"SELECT stream FROM {schema}.timers").splitlines()}
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        return {stream for (stream,) in file.execute("SELECT stream FROM timers")}
 
 
 @contextlib.contextmanager

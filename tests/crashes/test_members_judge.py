@@ -14,7 +14,10 @@ STREAM = "notebook:n"
 
 
 def told() -> tuple[History, list[Row]]:
-    """Give two notes that were acknowledged, one that nobody knows of, and counts between them."""
+    """Give two notes that were acknowledged, one that nobody knows of, and counts between them.
+
+    Behind them stand a reminder and what its timer wrote.
+    """
     said = [
         Said("ready", "p1", 0.0),
         Said("sent", "p1-0-1", 1.0, True, STREAM),
@@ -30,13 +33,24 @@ def told() -> tuple[History, list[Row]]:
         Said("sent", "p1-0-5", 11.0, True, STREAM),
         Said("Closed", "p1-0-5", 12.0, True, STREAM),
         Said("sent", "p2-0-2", 13.0, True, STREAM),
+        Said("sent", "p1-0-6", 14.0, True, STREAM),
+        Said("receipt", "p1-0-6", 15.0, True, STREAM, 4, 4),
     ]
-    log = [Row(1, STREAM, 1, "p1-0-1"), Row(2, STREAM, 2, "p1-0-3"), Row(3, STREAM, 3, "p2-0-1")]
-    return History(said, {"p2"}), log
+    notes = "p1-0-1", "p1-0-3", "p2-0-1", "p1-0-6!", "p1-0-6!+"
+    return History(said, {"p2"}), [Row(n, STREAM, n, what) for n, what in enumerate(notes, 1)]
 
 
 def test_what_holds_together_has_no_problem() -> None:
-    assert judge(*told()) == []
+    assert judge(*told(), waiting=()) == []
+
+
+def test_a_timer_has_rung_or_waits() -> None:
+    history, log = told()
+    log.pop()
+
+    assert judge(history, log, waiting=[STREAM]) == []
+    [problem] = judge(history, log, waiting=())
+    assert "its timer neither rang nor waits" in problem
 
 
 Change = Callable[[History, list[Row]], None]
@@ -57,7 +71,7 @@ def row(place: int, **changed: object) -> Change:
 
 
 def lost(_: History, log: list[Row]) -> None:
-    log.pop()
+    del log[2]
 
 
 def none_killed(history: History, _: list[Row]) -> None:
@@ -81,7 +95,8 @@ def none_killed(history: History, _: list[Row]) -> None:
         (said(5, key="p1-0-9"), "p1-0-3 was answered, and had no call, or an answer"),
         (said(0, what="failed"), "the engine of p1 has failed"),
         (said(10, version=2), "p1-0-4 was told 2 notes, when 3 were acknowledged"),
-        (said(10, version=4), "p1-0-4 was told 4 notes, and the log has 3"),
+        (said(10, version=9), "p1-0-4 was told 9 notes, and the log has 5"),
+        (row(4, what="p1-0-5!+"), "p1-0-5!+ was rung behind"),
         (said(4, version=2), "p1-0-2 was told 2 notes, before that many were sent"),
         (said(8, at=4.5), "p2-0-1 was acknowledged before one in front of it was sent"),
     ],

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def program() -> str:
 
 
 @contextmanager
-def pooler(server: Server, mode: str = "transaction", size: int = 3) -> Iterator[int]:
+def pooler(server: Server, mode: str = "transaction", size: int = 3) -> Generator[int]:
     """Start one with so many connections to the server; give its port; end it."""
     port = free_port()
     settings, users = server.folder / f"pooler-{port}.ini", server.folder / f"users-{port}.txt"
