@@ -5,7 +5,7 @@ and each answer, as lines of `Said`. LISTEN is where other machines find it: it 
 each process were on a machine of its own. The clock of its machine is so many hours off. Where it
 reads the name of a failpoint, it stands still there as soon as it comes by. JOIN says how the log
 is shared: by one owner, by several ("spread"), or with projections that all of them run ("shared").
-With "persons" it has one owner, and personal data.
+With "persons" it has one owner, and personal data; somebody is erased now and then.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ import msgspec
 
 from engine import (
     Aggregate,
+    Closed,
     Command,
     Engine,
     EngineError,
@@ -32,8 +34,11 @@ from engine import (
     OutcomeUnknown,
     Ports,
     Projection,
+    ProjectionLag,
+    ProjectionUnserved,
     Rejected,
     Row,
+    StoreFailed,
     Table,
     projects,
     run,
@@ -42,22 +47,18 @@ from engine.members import meeting
 from engine.runtime.machine import SystemClock
 
 from .members_joint import DECISIONS, KINDS, Look, Move, drawn, told
-from .members_notebooks import (
-    REMINDER,
-    Count,
-    Diary,
-    Note,
-    Notebook,
-    Noted,
-    Remind,
-    keys_of,
-    looked,
-)
+from .members_notebooks import REMINDER, TAKEN, Count, Entitle, Note, Notebook, Noted, Remind
+from .members_persons import PLACES, Diary, Signers, get_signers, keys_of, read, shown_of
 
-__all__ = ["CLIENTS", "NOTEBOOKS", "Said", "engine_of"]
+__all__ = ["CLIENTS", "NOTEBOOKS", "Said", "engine_of", "looked"]
 
 CLIENTS = 8
 NOTEBOOKS = 40
+REMINDS, ENTITLES = 0.3, 0.15
+"""Shares of the notes."""
+TITLES = 10
+ERASES_SECONDS = 3.0
+"""Between two erasures of a process, at most."""
 PAUSE_MAX = 0.02
 """Seconds between two commands of a client: the log is read whole at the end."""
 _HOUR = 3_600_000_000
@@ -99,8 +100,8 @@ class Said(msgspec.Struct, omit_defaults=True):
     """What a process says of itself, or of one command."""
 
     what: str
-    """"ready", "owner", "failed", "stops"; "sent", "receipt", "counted", "read", "unknown", or
-    another error."""
+    """"ready", "owner", "failed", "stops"; "sent", "receipt", "counted", "unknown", or another
+    error; "erases" and "erased" of a person; "state" or "rows" of what was read of one."""
     key: str
     """Of the command, also where it is sent without; else the name of the process."""
     at: float
@@ -118,6 +119,12 @@ class Said(msgspec.Struct, omit_defaults=True):
     """Whether it is to write something, of what is decided together."""
     whole: bool = False
     """Whether it writes to both streams or to none."""
+    since: float = 0.0
+    """When it was begun, of a read."""
+    shown: int = 0
+    """The first version of a diary whose writer was shown in a read, and the last that was masked;
+    0 for none."""
+    masked: int = 0
     waited: float = 0.0
     """Seconds for which its main thread could have run, and the system ran something else."""
 
@@ -171,7 +178,10 @@ async def work(store: str, name: str, listen: str, hours: str, join: str) -> Non
     async with engine_of(store, join, listen=listen or None, ports=ports) as engine:
         say(Said("ready", name, time.monotonic()))
         clients = (_client(engine, f"{name}-{n}", stop, join) for n in range(CLIENTS))
-        await asyncio.gather(_tell_of_owners(engine, name, stop), *clients)
+        others = [_tell_of_owners(engine, name, stop)]
+        if join == "persons":
+            others += [_look_at_some(engine, name, stop), _erase_some(engine, name, stop)]
+        await asyncio.gather(*others, *clients)
 
 
 def engine_of(store: str, join: str, **options: Any) -> Engine:
@@ -179,7 +189,8 @@ def engine_of(store: str, join: str, **options: Any) -> Engine:
     if join == "shared":
         options |= {"projections": [Whole, Sliced], "share_projections": True}
     if join == "persons":
-        return Engine([Diary], store=store, keys=keys_of(store), join=True, **options)
+        options |= {"projections": [Signers], "answers": [get_signers], "keys": keys_of(store)}
+        return Engine([Diary], store=store, join=True, **options)
     if join != "spread":
         return Engine([Notebook], store=store, join=True, **options)
     kinds: list[type[Aggregate]] = [Notebook, *KINDS]
@@ -215,12 +226,6 @@ async def _client(engine: Engine, name: str, stop: asyncio.Event, join: str) -> 
         stream = f"notebook:{notebook}"
         if number % 4 == 0:
             await _send(engine, Count(notebook), Said("sent", key, 0.0, False, stream))
-        elif join == "persons" and number % 4 == 2:
-            said = Said("sent", key, time.monotonic(), False, stream)
-            say(said)
-            said.what = await looked(engine, notebook)
-            said.at = time.monotonic()
-            say(said)
         elif join == "spread" and number % 2:
             command, (stream, other) = drawn(chance, key)
             said = Said("sent", key, 0.0, chance.random() < 0.7, stream, other=other)
@@ -228,8 +233,12 @@ async def _client(engine: Engine, name: str, stop: asyncio.Event, join: str) -> 
             said.writes = not isinstance(command, Look) and not getattr(command, "asks", False)
             await _send(engine, command, said)
         else:
-            keyed, reminds = chance.random() < 0.7, chance.random() < 0.4
-            note = Remind(notebook, key + REMINDER) if reminds else Note(notebook, key)
+            keyed, kind = chance.random() < 0.7, chance.random()
+            note: Command[Any] = Note(notebook, key)
+            if reminds := kind < REMINDS:
+                note = Remind(notebook, key + REMINDER)
+            elif kind < REMINDS + ENTITLES:
+                note = Entitle(notebook, key, f"t{chance.randrange(TITLES)}")
             await _send(engine, note, Said("sent", key, 0.0, keyed, stream))
         await asyncio.sleep(chance.random() * PAUSE_MAX)
 
@@ -241,7 +250,9 @@ async def _send(engine: Engine, command: Command[Any], said: Said) -> None:
     try:
         receipt = await engine.execute(command, key=said.key if said.keyed else None)
     except Rejected as rejected:
-        said.what, said.version = rejected.code, rejected.details["notes"]
+        said.what = rejected.code
+        if rejected.code != TAKEN:
+            said.version = rejected.details["notes"]
     except EngineError as error:
         said.what = "unknown" if isinstance(error, OutcomeUnknown) else type(error).__name__
     else:
@@ -250,6 +261,56 @@ async def _send(engine: Engine, command: Command[Any], said: Said) -> None:
         said.of_other, said.reply = told(receipt, said.other)
     said.at = time.monotonic()
     say(said)
+
+
+async def looked(engine: Engine, name: str, diary: str, place: str) -> Said | None:
+    """Read who wrote in a diary; give what is to be said, unless nothing could be read."""
+    said = Said(place, name, 0.0, stream=f"notebook:{diary}", since=time.monotonic())
+    try:
+        said.shown, said.masked, is_right = shown_of(await read(engine, diary, place))
+    except (StoreFailed, Closed, ProjectionLag, ProjectionUnserved, TimeoutError):
+        return None  # a server is away, or far behind, and who asked is told so
+    except EngineError as error:
+        said.what = type(error).__name__
+    else:
+        said.what = place if is_right else "misread"
+    said.at = time.monotonic()
+    return said
+
+
+async def _look_at_some(engine: Engine, name: str, stop: asyncio.Event) -> None:
+    chance = random.Random(f"{name} looks")
+    while not stop.is_set() and engine.failed is None:
+        for place in PLACES:
+            said = await looked(engine, f"{name}:", f"n{chance.randrange(NOTEBOOKS)}", place)
+            if said is not None:
+                say(said)
+        await asyncio.sleep(chance.random() / 10)
+
+
+async def _erase_some(engine: Engine, name: str, stop: asyncio.Event) -> None:
+    """Erase who keeps a diary, one after the other; say when it was done, if it was."""
+    chance = random.Random(f"{name} erases")
+    while not stop.is_set() and engine.failed is None:
+        await _either(stop.wait(), asyncio.sleep(chance.random() * ERASES_SECONDS))
+        stream = f"notebook:n{chance.randrange(NOTEBOOKS)}"
+        said = Said("erases", f"{name}:{stream}", time.monotonic(), stream=stream)
+        say(said)
+        erasing = asyncio.ensure_future(engine.personal.erase(stream))
+        await _either(stop.wait(), asyncio.wait([erasing]))
+        if not erasing.done():
+            erasing.cancel()  # what was begun goes on
+            await asyncio.wait([erasing])
+        said.since, said.at = said.at, time.monotonic()
+        said.what = "unerased" if erasing.cancelled() or erasing.exception() else "erased"
+        say(said)
+
+
+async def _either(*waits: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
 
 
 async def _tell_of_owners(engine: Engine, name: str, stop: asyncio.Event) -> None:

@@ -18,11 +18,11 @@ import msgspec
 
 from .members import Said
 from .members_joint_judge import Row, judge_joint
-from .members_notebooks import REMINDER, RUNG
+from .members_notebooks import REMINDER, RUNG, TAKEN
 
 __all__ = ["History", "Row", "judge"]
 
-NOT_RUN = ("Closed", "Overloaded", "Voided")
+NOT_RUN = ("Closed", "Overloaded", "Voided", TAKEN)
 _OF_PROCESSES = ("ready", "owner", "member", "waiting", "stops")
 
 
@@ -39,13 +39,14 @@ def judge(history: History, log: Sequence[Row], waiting: Container[str] | None =
 
     `waiting` has the streams that have a timer at the end, where that was read.
     """
-    notes = [one for one in history.said if not one.other and not _is_of_a_purse(one.stream)]
-    together = [one for one in history.said if one.other or _is_of_a_purse(one.stream)]
+    told = [one for one in history.said if ":" not in one.key]
+    notes = [one for one in told if not one.other and not _is_of_a_purse(one.stream)]
+    together = [one for one in told if one.other or _is_of_a_purse(one.stream)]
     rows = [row for row in log if row.stream.startswith("notebook:")]
     others = [row for row in log if not row.stream.startswith("notebook:")]
     return [
         *_of_the_log(log, rows),
-        *_of_the_calls(history),
+        *_of_the_calls(told, history.killed),
         *_of_the_timers(rows, waiting),
         *_of_the_answers(notes, [*map(_as_sent, rows)]),
         *judge_joint(together, others),
@@ -87,9 +88,9 @@ def _as_sent(row: Row) -> Row:
     return msgspec.structs.replace(row, what=row.what.removesuffix(REMINDER))
 
 
-def _of_the_calls(history: History) -> Iterator[str]:
+def _of_the_calls(said: Sequence[Said], killed: Container[str]) -> Iterator[str]:
     open_calls: set[str] = set()
-    for one in history.said:
+    for one in said:
         if one.what == "sent":
             open_calls.add(one.key)
         elif one.what == "failed":
@@ -99,7 +100,7 @@ def _of_the_calls(history: History) -> Iterator[str]:
                 yield f"{one.key} was answered, and had no call, or an answer"
             open_calls.discard(one.key)
     for key in sorted(open_calls):
-        if key.partition("-")[0] not in history.killed:
+        if key.partition("-")[0] not in killed:
             yield f"{key} was never answered"
 
 
@@ -121,7 +122,7 @@ def _of_the_answers(said: Sequence[Said], log: Sequence[Row]) -> Iterator[str]:
         elif one.what in NOT_RUN:
             if found is not None:
                 yield f"{one.key} was called not run ({one.what}), and is at {found.position}"
-        elif one.what not in ("sent", "counted", "read", "failed", *_OF_PROCESSES):
+        elif one.what not in ("sent", "counted", "failed", *_OF_PROCESSES):
             yield f"{one.key} was answered with {one.what}"
     streams: dict[str, list[Row]] = {}
     for row in log:

@@ -34,6 +34,7 @@ from tests.support.wires import WAYS, Network, Wire
 from .members import CLIENTS, Said
 from .members_joint_judge import Row, row_of
 from .members_judge import History, judge
+from .members_persons_judge import KEEPS_SECONDS, judge_all_persons
 from .members_times import Pause, late, longest_wait, told
 
 __all__ = ["LEASE_SECONDS", "MACHINES", "Machine", "Trial", "main", "rows_of"]
@@ -49,7 +50,7 @@ _AT: Final = ("stand still at", "stand still at", "kill at")
 _ON_FILES: Final = (*_DYING, "stand still", *_AT)
 _ON_A_NETWORK: Final = (
     *_DYING,
-    "stand still",
+    *("stand still", "stand still", "stand still"),
     "cut from the database",
     "cut from the others",
     "end wires",
@@ -370,6 +371,10 @@ def trial(
             run.close()
         log = [*rows_of(f"{folder}/log.db", server, schema)]
         found.problems += judge(run.history, log, _waiting(f"{folder}/log.db", server, schema))
+        if with_persons:
+            store = machines[0].store if server is None else server.url(schema, "lease=2")
+            keeps = KEEPS_SECONDS[server is not None]
+            found.problems += judge_all_persons(run.history.said, log, store, keeps)
         lease = 0 if server is None else LEASE_SECONDS
         if seconds:  # a brief one runs beside other tests
             found.problems += late(run.pauses, lease + _TAKEOVER_SECONDS)

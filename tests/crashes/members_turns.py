@@ -24,6 +24,7 @@ from tests.support.postgres import Server, postgres_server, wheel_programs
 
 from .members import Said
 from .members_judge import judge
+from .members_notebooks import TAKEN
 from .members_times import longest_wait
 from .members_trial import LEASE_SECONDS, Machine, Trial, rows_of
 from .members_views import differences
@@ -33,7 +34,7 @@ __all__ = ["main"]
 MACHINES: Final = 3
 TURN_SECONDS: Final = 2.0
 GAP_SECONDS: Final = 1.0
-_ANSWERS: Final = ("receipt", "counted")
+_ANSWERS: Final = ("receipt", "counted", TAKEN)
 
 
 def main(seconds: float, seed: int, join: str, *, postgres: bool) -> int:
