@@ -27,6 +27,7 @@ from ..errors import Damaged, DefinitionError, StoreFailed, StoreRefused
 from ..model.codec import EventRegistry
 from ..model.personal import SEALED, SNAPSHOTS
 from ..model.stored import StoredEvent
+from ..runtime.futures import retrieve
 from ..runtime.ports import Ports
 from ..stores.contract.keys import CopiedKeys, Erasure, KeyStore, PlacedKeys, SubjectKey
 from ..stores.contract.log import AppendRequest
@@ -38,6 +39,8 @@ _KEYS_MAX: Final = 65_536
 """Ciphers that are kept ready."""
 _LOOK_SECONDS: Final = 1.0
 """How long a cipher is used without a look whether another process has erased anybody."""
+_KEEP_SECONDS: Final = 5.0
+"""How long an append waits for new keys: all others wait behind it."""
 _NONCE_BYTES: Final = 12
 _SEALED_NUMBER: Final = re.compile(f'"{re.escape(SEALED)}":"([0-9]{{1,18}})\\.'.encode())
 """The number of the key, in the payload of a stored event."""
@@ -80,7 +83,9 @@ class Vault:
         self._by_subject: OrderedDict[str, _Cipher] = OrderedDict()
         self._changes = 0
         self._looked = 0.0
-        self._flushing = asyncio.Lock()
+        self._keeping: asyncio.Task[None] | None = None
+        """Makes new keys durable; it goes on where nobody waits for it any more."""
+        self._keeping_since = 0.0
         self._are_kept = True
         """Whether new keys could be made durable, when it was tried last."""
         self.is_kept = False
@@ -126,6 +131,9 @@ class Vault:
         """Close it, unless it is kept; a second call does nothing."""
         if self.is_kept:
             return
+        if (keeping := self._keeping) is not None:
+            keeping.cancel()
+            await asyncio.wait([keeping])
         self._opened = False
         self.forget()
         await self.store.close()
@@ -193,28 +201,59 @@ class Vault:
     async def flush(self, requests: Sequence[AppendRequest] | None = None) -> None:
         """Make new keys durable: what they have encrypted may be written then.
 
-        While that fails, what needs no new key of these requests does not wait for it. Raises
-        StoreFailed where the keys are not there any more: nothing is to be written then that nobody
-        reads after a restart.
+        While that fails, what needs no new key of these requests does not wait for it. What does
+        waits some seconds, as everybody waits behind it; without requests it waits for the store.
+        Raises StoreFailed, also where the keys are not there any more: nothing is to be written
+        then that nobody reads after a restart.
         """
         if self._placed is not None:
             self._placed.check()
         if not self._new or not (requests is None or self._are_kept or self._need(requests)):
             return
-        # Before an append and before an erasure, which meet here: each key is added once.
-        async with self._flushing:
-            new = list(self._new.values())
-            if not new:
-                return
-            self._are_kept = False
-            try:
-                await self.store.add(new)
-            except StoreRefused as error:  # it may be mended while the engine runs
-                raise StoreFailed(str(error), written=False) from error
-            self._are_kept = True
-            for key in new:
-                if self._new.get(key.subject) is key:
-                    del self._new[key.subject]
+        wanted = list(self._new.values())
+        begun = self._keeping_since if self._is_keeping() else asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(None if requests is None else begun + _KEEP_SECONDS):
+                while self._lack(wanted):
+                    await self._kept_once()
+        except TimeoutError:
+            if self._lack(wanted):
+                raise StoreFailed(
+                    f"the keys of personal data could not be kept for {_KEEP_SECONDS:g} s, and "
+                    f"nothing waits longer for a new one",
+                    written=False,
+                    passes=True,
+                ) from None
+
+    def _lack(self, wanted: Sequence[SubjectKey]) -> bool:
+        return any(self._new.get(key.subject) is key for key in wanted)
+
+    def _is_keeping(self) -> bool:
+        return self._keeping is not None and not self._keeping.done()
+
+    async def _kept_once(self) -> None:
+        """Wait for what is under way, or begin it: appends and erasures meet here.
+
+        It may have begun without the newest keys, and then comes again.
+        """
+        keeping = self._keeping
+        if keeping is None or keeping.done():
+            self._keeping_since = asyncio.get_running_loop().time()
+            keeping = self._keeping = asyncio.create_task(self._keep_new(), name="foldline keys")
+            keeping.add_done_callback(retrieve)
+        await asyncio.shield(keeping)
+
+    async def _keep_new(self) -> None:
+        new = list(self._new.values())
+        self._are_kept = False
+        try:
+            await self.store.add(new)
+        except StoreRefused as error:  # it may be mended while the engine runs
+            raise StoreFailed(str(error), written=False) from error
+        self._are_kept = True
+        for key in new:
+            if self._new.get(key.subject) is key:
+                del self._new[key.subject]
 
     def _need(self, requests: Sequence[AppendRequest]) -> bool:
         """Tell whether events have something that a new key has encrypted."""

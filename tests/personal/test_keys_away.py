@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from engine import Engine, Ports, StoreFailed, Voided
+from engine.personal import vault
 from engine.runtime.ports import Clock
 from engine.stores.postgres.keys import STALE_SECONDS
 from tests.support.breaking_lines import Line, line_to
@@ -35,10 +36,10 @@ class Ahead(msgspec.Struct):
 
 @asynccontextmanager
 async def kept_behind(
-    line: Line, postgres: Server, schema: str, folder: Path, clock: Clock
+    line: Line, postgres: Server, schema: str, folder: Path, clock: Clock, patience: float = 0.1
 ) -> AsyncGenerator[Engine]:
     """Give an engine whose keys are behind a line."""
-    keys = postgres.url(schema, "patience=0.1", port=line.port)
+    keys = postgres.url(schema, f"patience={patience}", port=line.port)
     ports = Ports(clock=clock)
     async with hotel(f"sqlite:{folder}/hotel.db", keys=keys, ports=ports) as engine:
         yield engine
@@ -103,6 +104,30 @@ async def test_only_what_has_a_new_person_waits_for_keys_that_cannot_be_kept(
             assert (await engine.state(Guest, "g-2")).name == OTHER
 
 
+async def test_nobody_waits_long_behind_a_new_person_whose_key_is_kept_when_it_can_be(
+    postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = postgres, postgres.new_schema(), tmp_path, Ahead()
+    async with line_to(postgres.port) as line:
+        async with kept_behind(line, *known, patience=10) as engine:
+            await engine.execute(Register("g-1", NAME))
+            there, line.server_port = line.server_port, 1
+            line.cut()
+            monkeypatch.setattr(vault, "_KEEP_SECONDS", 0.2)
+            for guest in ("g-2", "g-3"):
+                with pytest.raises(Voided, match=r"could not be kept for 0\.2 s.*send again"):
+                    await engine.execute(Register(guest, OTHER))
+                await engine.execute(Note("g-1", "taken"))
+            line.server_port = there
+            monkeypatch.undo()
+            # It was given up by who waited, and goes on.
+            await until(lambda: _vault(engine).store.current("guest:g-2"))
+            await engine.execute(Register("g-2", OTHER))
+        async with kept_behind(line, *known) as engine:
+            assert (await engine.state(Guest, "g-1")).notes == 2
+            assert (await engine.state(Guest, "g-2")).name == OTHER
+
+
 async def test_a_server_that_refuses_the_user_ends_no_engine(
     postgres: Server, tmp_path: Path
 ) -> None:
@@ -125,9 +150,13 @@ async def test_a_server_that_refuses_the_user_ends_no_engine(
 
 def _can_be_had(engine: Engine) -> bool:
     try:
-        vault = engine._wiring.vault  # pyright: ignore[reportPrivateUsage]
-        assert vault is not None, "its events have personal fields"
-        vault.store.change_count()
+        _vault(engine).store.change_count()
     except StoreFailed:
         return False
     return True
+
+
+def _vault(engine: Engine) -> vault.Vault:
+    found = engine._wiring.vault  # pyright: ignore[reportPrivateUsage]
+    assert found is not None, "its events have personal fields"
+    return found
