@@ -439,23 +439,35 @@ class ProjectionUnserved(EngineError):
 
     Its tables are being built, and the old ones are others: ask again when the build has been
     swapped in. Or another process owns the log, and does not keep it as it is declared here. Then
-    `release` is what that process runs, and `kept` is the version that it keeps, or None.
+    `release` is what that process runs, and `kept` is the version that it keeps, or None. Or no
+    process runs it, since its views were refused: `refused` says why.
     """
 
     release: str | None = None
     kept: int | None = None
+    refused: str | None = None
 
     def __init__(
-        self, projection: str, release: str | None = None, kept: int | None = None
+        self,
+        projection: str,
+        release: str | None = None,
+        kept: int | None = None,
+        refused: str | None = None,
     ) -> None:
-        """Name the projection; if another process does not keep it so, also what that one runs."""
-        super().__init__(projection, release, kept)
+        """Name the projection; if it is kept otherwise or refused, also why."""
+        super().__init__(projection, release, kept, refused)
         self.projection = projection
         self.release = release
         self.kept = kept
+        self.refused = refused
 
     def __str__(self) -> str:
         """Say what is waited for, or who does not keep it."""
+        if self.refused is not None:
+            return (
+                f"projection {self.projection!r} is run by no process, and nothing is read of it: "
+                f"{self.refused}"
+            )
         if self.release is not None:
             keeps = "does not keep it" if self.kept is None else f"keeps version {self.kept} of it"
             return (

@@ -178,13 +178,18 @@ def _of_state(state: str) -> str:
 def _of_projection(facts: ProjectionFacts, bounds: Health) -> Iterator[HealthCheck]:
     of = facts.name
     stopped = facts.state == "stopped"
+    why = (
+        "no process runs it, since its views are refused: the log of the processes says why"
+        if facts.failed_at is None
+        else f"it stopped at position {facts.failed_at}: see `foldline projections list`"
+    )
     yield HealthCheck(
         name="projection",
         of=of,
         ok=not stopped,
         value=facts.state,
         bound=None,
-        says=f"it stopped at position {facts.failed_at}: see `foldline projections list`" * stopped,
+        says=why * stopped,
     )
     parked = "events are set aside: see `foldline projections parked`"
     yield _most("parked", facts.parked, bounds.parked_max, "{event}", parked, of)

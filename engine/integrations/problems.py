@@ -145,6 +145,9 @@ def _problem_of(
         case ProjectionUnserved() if error.release is not None:
             detail = f"{error.projection} is of another release: ask again when that is replaced"
             return Problem(503, "views-of-another-release", detail, "yes", 5)
+        case ProjectionUnserved() if error.refused is not None:
+            detail = f"{error.projection} is run by no process: who operates this must act"
+            return Problem(503, "views-refused", detail, "yes", 60)
         case ProjectionUnserved():
             detail = f"{error.projection} is being built anew: ask again when that is done"
             return Problem(503, "views-built", detail, "yes", 5)

@@ -66,6 +66,8 @@ class MemberViews(Onlooker):
         self._unserved = unserved = {**self._owners, **self._members}
         self._reader.leave_out(unserved.keys(), misfits=self._misfits)
         self._answers.leave_out(unserved.keys())
+        for name, seen in self._seen.items():
+            seen.is_left_out = name in unserved
 
     def believe(self, acknowledged: Callable[[], int]) -> None:
         """Take for granted, from now on, that the log has what was acknowledged."""

@@ -346,6 +346,8 @@ class _Seen:
     """The views of one projection, for who waits for them."""
 
     state = "written by another process"
+    is_left_out = False
+    """Whether nothing of them is read, so that nobody waits for them any more."""
 
     def __init__(
         self,
@@ -364,12 +366,15 @@ class _Seen:
         self.position = position
 
     async def wait_for(self, position: int, deadline: float | None) -> bool:
-        """Return whether queries see the event at this position, at the deadline at the latest."""
+        """Return whether queries see the event at this position, at the deadline at the latest.
+
+        It does so too where nothing of them is to be read: who reads them is told why.
+        """
         loop = asyncio.get_running_loop()
         rest = 0.0
         # Where it was believed to be there, and was not, only a look from now on tells.
         is_there = None if self.position >= position else lambda: self.position >= position
-        while True:
+        while not self.is_left_out:
             known, is_told = self._waking.known, self._waking.is_told
             least, most = _TOLD_RESTS if is_told else _RESTS
             rest = min(max(rest, least), most)
@@ -379,6 +384,7 @@ class _Seen:
                 return self.position >= position
             await self._waking.rest(known, min(left, rest))
             rest *= 1.5
+        return True
 
 
 class _LogEnd:

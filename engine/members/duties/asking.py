@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from ...authorization import Gate
 from ...errors import Closed, InvalidInput, UsageError
 from ...health.facts import ProjectionFacts
@@ -98,12 +100,20 @@ class SharedProjections(MemberProjections):
         if here:
             return here[0]
         standing = (await self._rows.standings()).get(name)
-        return _status(definition, standing, await self._rows.builds(definition))
+        found = _status(definition, standing, await self._rows.builds(definition))
+        of_nobody = self._duties.is_of_nobody(definition.name)
+        return msgspec.structs.replace(found, state="stopped") if of_nobody else found
 
     async def facts(self) -> Sequence[ProjectionFacts]:
         """Give how those stand that members run, for the health of this process."""
         standings = await self._rows.standings()
-        return [_facts(d, standings.get(name)) for name, d in self._duties.definitions.items()]
+        found = [_facts(d, standings.get(name)) for name, d in self._duties.definitions.items()]
+        return [
+            msgspec.structs.replace(one, state="stopped", failed_at=None)
+            if self._duties.is_of_nobody(one.name)
+            else one
+            for one in found
+        ]
 
     async def parked(
         self,

@@ -8,6 +8,7 @@ where to go on. What is gained has an engine of its own, so that nothing else re
 as there are few of them. Slices of one projection are duties of their own, and gathered where
 something is decided about all of them. A process that was declared dead joins anew. Nothing is
 decided here, and no row is written. A start waits until some member has made the tables of each.
+Where the views of one projection are refused, the process joins anew without that one for a while.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from ...errors import EngineError, ProjectionUnserved, StoreFailed
+from ...errors import EngineError, ProjectionUnserved, StoreFailed, StoreRefused
 from ...model.projection import ProjectionDefinition
 from ...projections.progress import nothing_yet
 from ...projections.runner import ProjectionRunner
 from ...runtime.machine import process_name
 from ...runtime.safely import described
 from ...runtime.uncancelled import uncancelled
-from ...statistics import ProjectorStatistics
+from ...statistics import ProjectorState, ProjectorStatistics
 from ...stores.contract.backend import Runners
 from ...stores.contract.membership import (
     Attending,
@@ -40,7 +41,7 @@ from ...stores.contract.membership import (
 from ...wiring import Wiring
 from .gathering import Gatherings
 from .rows import ViewsRows
-from .whose import declares, duties_of, kept_otherwise
+from .whose import declared_by, declares, duties_of, kept_otherwise
 
 __all__ = ["Duties", "MakeFolding"]
 
@@ -57,7 +58,9 @@ _MADE_SECONDS: Final = 15.0
 _TERMS_MAX: Final = 3
 """Engines of one process that run projections: each has connections of its own."""
 _REFUSED_SECONDS: Final = 10.0
-"""How long projections are left to the others, where their views were refused to this process."""
+"""How long all is left to the others, where taking part was refused to this process."""
+_LEFT_SECONDS: Final = 60.0
+"""How long one projection is left to the others, where its views were refused to this process."""
 
 
 class _Term:
@@ -119,6 +122,12 @@ class Duties:
         """Of the members, as they were heeded last."""
         self._scattered: set[str] = set()
         """Projections that are not run before all slices of them are gathered."""
+        self._refused: dict[str, str] = {}
+        """Why the views of a projection were refused to this process, as it tried last."""
+        self._left_until: dict[str, float] = {}
+        """By the event loop's clock, how long those are not run here."""
+        self._of_nobody: frozenset[str] = frozenset()
+        """Those of them that no member declares."""
         self.terms = 0
         """How often projections were opened here."""
 
@@ -152,7 +161,13 @@ class Duties:
     def unserved(self) -> Mapping[str, ProjectionUnserved]:
         """Give what is answered for each projection that others keep as it is not declared here."""
         kept = self._kept_otherwise.items()
-        return {name: ProjectionUnserved(name, *otherwise) for name, otherwise in kept}
+        found = {name: ProjectionUnserved(name, *otherwise) for name, otherwise in kept}
+        refused = {n: ProjectionUnserved(n, refused=self._refused[n]) for n in self._of_nobody}
+        return {**found, **refused}
+
+    def is_of_nobody(self, name: str) -> bool:
+        """Tell whether no member runs a projection, since its views are refused."""
+        return name in self._of_nobody
 
     def gather(self, name: str) -> None:
         """Have all slices of a projection run here for a while, if this process leads it."""
@@ -163,7 +178,7 @@ class Duties:
         """Give the numbers of all projections; of those that others run nothing is known here."""
         found = {name: self.runner(name) for name in self.definitions}
         return {
-            name: _elsewhere(name, self._left_at.get(name, 0), end)
+            name: _elsewhere(name, self._left_at.get(name, 0), end, self.is_of_nobody(name))
             if runner is None
             else runner.statistics()
             for name, runner in found.items()
@@ -223,7 +238,7 @@ class Duties:
                     self._tell(error)
                     if not isinstance(error, StoreFailed):
                         await self._rest(_REFUSED_SECONDS)
-                await self._rest()
+                    await self._rest()
         except BaseException as error:
             if not started.done():
                 started.set_exception(error)
@@ -242,8 +257,10 @@ class Duties:
             self._logger.warning("this process runs no projections for now: %s", why)
 
     async def _take_part(self, started: asyncio.Future[None]) -> None:
-        """Be a member until this process leaves, or was declared dead."""
-        name, how = process_name(), _text(self._declares)
+        """Be a member until this process leaves, was declared dead, or is to join anew."""
+        left = self._left_until = {n: t for n, t in self._left_until.items() if t > self._now()}
+        declared = {n: how for n, how in self._declares.items() if n not in left}
+        name, how = process_name(), _text(declared)
         part = self._part = self._outside.runner(name, how, self._heed, self._logger)
         running: asyncio.Task[None] | None = None
         try:
@@ -252,6 +269,8 @@ class Duties:
             running.add_done_callback(lambda _: self._wake.set())
             while not (self._stop.is_set() or running.done()):
                 self._wake.clear()
+                if self._left_until != left or self._seconds_left() == 0:
+                    return
                 if await self._turn(part, is_first=not started.done()):
                     if not started.done():
                         started.set_result(None)
@@ -277,8 +296,16 @@ class Duties:
     async def _wait(self) -> None:
         """Wait until there is something to do."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK_SECONDS if self._gatherings else None):
+            async with asyncio.timeout(_LOOK_SECONDS if self._gatherings else self._seconds_left()):
                 await self._wake.wait()
+
+    def _seconds_left(self) -> float | None:
+        """Give when one that is left to others is to be tried again; None where none is left."""
+        until = min(self._left_until.values(), default=None)
+        return None if until is None else max(0.0, until - self._now())
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _heed(self, view: View) -> None:
         """Write nothing more of what is not this member's by a view, before that counts as seen."""
@@ -289,8 +316,10 @@ class Duties:
             self._scattered.clear()  # by this number they may be gathered, or nobody needs it
         self._number = view.number
         self._lose([term for term in self._running if not term.right.names <= self._wanted])
-        if (kept := kept_otherwise(view, self._declares)) != self._kept_otherwise:
-            self._kept_otherwise = kept
+        told = self._kept_otherwise, self._of_nobody
+        self._kept_otherwise = kept_otherwise(view, self._declares)
+        self._of_nobody = frozenset(self._refused).difference(declared_by(view))
+        if (self._kept_otherwise, self._of_nobody) != told:
             self._changed(self.unserved())
         self._wake.set()
 
@@ -315,9 +344,12 @@ class Duties:
                 self._scattered.add(error.projection)
             except ViewChanged:
                 await asyncio.sleep(_SOON_SECONDS)  # the members are being looked at
-            except StoreFailed as error:
+            except (StoreFailed, StoreRefused) as error:
                 if is_first:
                     raise
+                if isinstance(error, StoreRefused):
+                    await self._leave_refused(part, missing, error)
+                    return False
                 self._tell(error)
                 await self._rest()
         return self._ended() is None and not (_is_seen(part) and self._missing())
@@ -350,6 +382,36 @@ class Duties:
                 return term  # one engine has all slices of a projection that are run here
         return None
 
+    async def _leave_refused(
+        self, part: Attending, names: frozenset[str], refused: StoreRefused
+    ) -> None:
+        """Leave to the others what was refused here, and nothing else that was begun with it."""
+        found: dict[str, StoreRefused] = {}
+        projections = sorted({projection_of(name) for name in names})
+        for one in projections:
+            try:
+                if len(projections) == 1:
+                    raise refused
+                duties = frozenset(name for name in names if projection_of(name) == one)
+                await self._begin_term(Right(duties, part, self.gather))
+                await self._end_term(self._running[-1])
+            except StoreRefused as error:
+                found[one] = error
+        until = {name: self._now() + _LEFT_SECONDS for name in found}
+        self._left_until = {**self._left_until, **until}
+        for name, each in found.items():
+            if self._refused.get(name) != (why := described(each)):
+                self._refused[name] = why
+                self._logger.error(
+                    "this process does not run projection %s, and tries again each %g s; it runs "
+                    "what else is its own: %s",
+                    name,
+                    _LEFT_SECONDS,
+                    why,
+                )
+        if not found:
+            await self._rest()  # it was refused for a moment only
+
     async def _begin_term(self, right: Right) -> None:
         wiring = self._make(right)
         wiring.entrance.open()
@@ -362,6 +424,8 @@ class Duties:
             self._running.remove(term)
             raise
         term.is_open = True
+        for name in right.names:
+            self._refused.pop(projection_of(name), None)
         assert wiring.supervisor.task is not None, "it was started"
         wiring.supervisor.task.add_done_callback(lambda _: self._wake.set())
         self.terms, self._told = self.terms + 1, ""
@@ -389,10 +453,11 @@ def _text(known: Mapping[str, str]) -> str:
     return msgspec.json.encode(known).decode()
 
 
-def _elsewhere(name: str, position: int, end: int) -> ProjectorStatistics:
-    """Give the numbers of a projection that another member runs."""
+def _elsewhere(name: str, position: int, end: int, of_nobody: bool) -> ProjectorStatistics:
+    """Give the numbers of a projection that another member runs, or none."""
     numbers = nothing_yet(name, position, end, None)
-    return msgspec.structs.replace(numbers, state="elsewhere", lag_events=None)
+    state: ProjectorState = "stopped" if of_nobody else "elsewhere"
+    return msgspec.structs.replace(numbers, state=state, lag_events=None)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
