@@ -123,7 +123,8 @@ class Vault:
     async def begin(self) -> None:
         """Note what others have begun: from now on this process alone makes keys."""
         if self._copied is not None:
-            await self._copied.catch_up()
+            await self._copied.catch_up(anew=True)
+            self.forget()
         unfinished = await self.store.unfinished()
         self.begun_before = {each.number: self.made(each.subject) or 0 for each in unfinished}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,62 @@ async def test_nothing_is_acknowledged_once_the_keys_are_others(
         await until(lambda: vault.store._gone is not None)
         with pytest.raises(Voided, match=why):
             await engine.execute(Note("g-1", "hello"))
+
+
+async def lose_the_last_key(server: Server, url: str) -> None:
+    """As a failover that loses the last change."""
+    schema = schema_of(url)
+    await asked(
+        server,
+        f"DO $$ BEGIN SET LOCAL session_replication_role = replica; "
+        f"DELETE FROM {schema}.keys WHERE change = (SELECT changes FROM {schema}.about); "
+        f"UPDATE {schema}.about SET changes = changes - 1; END $$",
+    )
+
+
+@pytest.mark.parametrize("more", [1, 3], ids=["as-many-again", "more"])
+@pytest.mark.parametrize("writes", [True, False], ids=["owner", "member"])
+async def test_keys_that_were_set_back_are_known_when_there_are_as_many_again(
+    postgres: Server, url: str, more: int, writes: bool
+) -> None:
+    """What was made with a lost one would be read by nobody after a restart."""
+    keys = await opened(url)
+    await keys.add([key(1, "guest:ann")])
+    await keys.add([key(2, "guest:bob")])
+    await keys.catch_up(anew=writes)
+    before = keys.change_count()
+    await lose_the_last_key(postgres, url)
+    next_owner = await opened(url)
+    for number in range(3, 3 + more):
+        await next_owner.add([key(number, f"guest:{number}")])
+    await next_owner.close()
+
+    await keys.catch_up()
+    with (
+        pytest.raises(StoreFailed, match="were set back.*start the engine again")
+        if writes
+        else nullcontext()
+    ):
+        keys.check()
+    assert keys.change_count() != before  # so that whoever has taken some out looks again
+    assert (keys.find(2), keys.current("guest:bob")) == (None, None)
+    assert keys.find(1) == key(1, "guest:ann")
+    assert keys.current("guest:3") == key(3, "guest:3")
+    await keys.catch_up(anew=True)  # as who takes the log over
+    keys.check()
+    await keys.close()
+
+
+async def test_no_key_is_added_by_who_has_keys_that_were_lost(postgres: Server, url: str) -> None:
+    keys = await opened(url)
+    await keys.add([key(1, "guest:ann")])
+    await keys.catch_up()
+    await lose_the_last_key(postgres, url)
+
+    with pytest.raises(StoreFailed, match="were set back"):
+        await keys.add([key(2, "guest:bob")])
+    assert await asked(postgres, f"SELECT count(*) FROM {schema_of(url)}.keys") == [(0,)]
+    await keys.close()
 
 
 async def test_no_key_is_added_to_others_that_were_made_meanwhile(

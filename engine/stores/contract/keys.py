@@ -131,6 +131,9 @@ class PlacedKeys(Protocol):
 class CopiedKeys(Protocol):
     """A store of keys of which a copy is asked, which may be some moments old."""
 
-    async def catch_up(self) -> None:
-        """Let the copy have all that was kept when this was called."""
+    async def catch_up(self, *, anew: bool = False) -> None:
+        """Let the copy have all that was kept when this was called.
+
+        With `anew` somebody begins to write by it, and nothing that he had of it before.
+        """
         ...

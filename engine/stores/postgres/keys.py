@@ -5,9 +5,11 @@ asks for a key in the event loop. The copy is kept fresh by questions, `POLL_SEC
 another process has erased is forgotten with the next one. A copy that could not be compared for
 `STALE_SECONDS` is not read: a process that is cut off stops decrypting, and says so. Changes have
 numbers in the order of their commits, so none is passed by. A call whose answer was lost is made
-again, and does nothing twice. Triggers refuse what a slip in a shell would do. What is destroyed is
-gone from the table at once; the server's own files are the server's to clean: `VACUUM` follows, and
-nobody waits for it.
+again, and does nothing twice. A server that has lost changes, as by a failover, is known by the key
+that changed last: it is there as it was, or was changed since. What is there is read from then on,
+and nobody writes by it who wrote before. Triggers refuse what a slip in a shell would do. What is
+destroyed is gone from the table at once; the server's own files are the server's to clean: `VACUUM`
+follows, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -100,11 +102,17 @@ class PostgresKeys:
         """Which tables of keys these are: others of the same log have another text."""
         self._change = 0
         """The last change that the copy has."""
+        self._witness = (0, 0)
+        """The last change of a key that the copy has, and which key that was."""
         self._own: set[int] = set()
         """Changes of this process that no question has met yet."""
         self._of_others = 0
         self._gone: StoreFailed | None = None
         """Why nothing may be written: what is kept there would be found by nobody."""
+        self._is_set_back = False
+        """Whether that is since the server has lost changes that the copy had."""
+        self._has_writer = False
+        """Whether somebody has begun to write by it: he may have used what was lost."""
         self._compared = 0.0
         """When the copy was known to be that of the server."""
         self._follower: asyncio.Task[None] | None = None
@@ -197,7 +205,7 @@ class PostgresKeys:
         self._keys.clear()
         self._current.clear()
         self._own.clear()
-        self._change = 0
+        self._change, self._witness = 0, (0, 0)
 
     # -- the copy -----------------------------------------------------------------------------
 
@@ -220,16 +228,21 @@ class PostgresKeys:
                     if cause is not None and sqlstate_of(cause) in _NOT_THERE:
                         self._gone = self._other("they are not there any more")
                     raise
-                self._compared, self._gone = begun, None
+                self._compared = begun
+                if not self._is_set_back:
+                    self._gone = None
                 self._of_others += change - self._change - len(self._own)
                 self._own.clear()
                 self._change = change
                 if self._ports.clock.monotonic() - begun < _SOON_SECONDS:
                     return
 
-    async def catch_up(self) -> None:
+    async def catch_up(self, *, anew: bool = False) -> None:
         """See `CopiedKeys.catch_up`."""
         await self._compare()
+        if anew and self._is_set_back:
+            self._gone, self._is_set_back = None, False
+        self._has_writer = self._has_writer or anew
 
     def _other(self, why: str) -> StoreFailed:
         return StoreFailed(
@@ -238,30 +251,53 @@ class PostgresKeys:
             written=False,
         )
 
+    def _set_back(self) -> StoreFailed:
+        return StoreFailed(
+            f"the keys of personal data in {self._address.name} were set back: a failover or a "
+            f"restored backup has lost the last ones. Bring them back, or start the engine again, "
+            f"which goes on with those that are there",
+            written=False,
+        )
+
     async def _read_changes(self) -> int:
         """Read the keys that changed, a page at a time; give the number of the last change."""
         # Changes up to this one are committed, and all of them are found below.
         last = await self._call("read", self._last_change)
+        if last is None:
+            self._begin_anew()
+            last = await self._call("read", self._last_change) or 0
         place, has_more = (self._change, _LAST), last > self._change
         while has_more:
             rows = await self._call("read", partial(self._page, place))
             for number, subject, secret, change in rows:
                 self._keep(SubjectKey(number, subject.replace(_INSTEAD, _NUL), secret))
-                place = (change, number)
+                place = self._witness = (change, number)
             has_more = len(rows) == _PAGE
         return last
 
     async def _page(self, behind: tuple[int, int], line: Line) -> Sequence[Record]:
         return await line.fetch(self._address.sql(CHANGED), *behind, _PAGE)
 
-    async def _last_change(self, line: Line) -> int:
-        sql = self._address.sql(CHANGES)
-        made, last = await line.connection.fetchrow(sql) or ("", 0)
-        if made != self._made or last < max(self._own, default=self._change):
-            why = _ANEW if made != self._made else "they were set back"
-            self._gone = self._other(why)
+    async def _last_change(self, line: Line) -> int | None:
+        """Give the number of the last change; None where the server has lost some of the copy's."""
+        sql, (change, number) = self._address.sql(CHANGES), self._witness
+        made, last, found = await line.connection.fetchrow(sql, number) or ("", 0, None)
+        if made != self._made:
+            self._gone = self._other(_ANEW)
             raise self._gone
-        return int(last)
+        # There may be as many changes again by now, and other ones.
+        is_less = last < max(self._own, default=self._change) or (found or 0) < change
+        return None if is_less else int(last)
+
+    def _begin_anew(self) -> None:
+        """Forget the copy: it has keys that the server has lost, and lacks others by now."""
+        if self._has_writer:
+            self._gone, self._is_set_back = self._set_back(), True
+        self._keys.clear()
+        self._current.clear()
+        self._own.clear()
+        self._of_others += self._change + 1  # all that was taken out of it is old
+        self._change, self._witness = 0, (0, 0)
 
     def _keep(self, key: SubjectKey) -> None:
         numbers = self._current.get(key.subject, ())
@@ -365,6 +401,8 @@ class PostgresKeys:
                 if change is None:
                     self._gone = self._other(_ANEW)
                     raise self._gone
+                if change <= self._change:
+                    raise self._set_back()  # the next question finds it out as well
                 row = await line.connection.fetchrow(sql, change, *values)
             assert row is not None, "each of these statements gives a row"
             return change, tuple(row)

@@ -96,7 +96,9 @@ WHERE n.nspname = $1 AND c.relname = 'about' AND NOT EXISTS (
 """A table of this name that is none of keys, as each log has one."""
 MADE: Final = "INSERT INTO {s}.about(log_id) VALUES ($1) ON CONFLICT DO NOTHING"
 
-CHANGES: Final = "SELECT made, changes FROM {s}.about"
+CHANGES: Final = """
+SELECT made, changes, (SELECT k.change FROM {s}.keys k WHERE k.number = $1::bigint)
+FROM {s}.about"""
 CHANGED: Final = """
 SELECT number, subject, secret, change FROM {s}.keys
 WHERE (change, number) > ($1::bigint, $2::bigint) ORDER BY change, number LIMIT $3::integer"""
