@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from ....errors import EngineError, StoreFailed
+from ....runtime.futures import retrieve
 from ..failures import sqlstate_of
 from .link import Link, Place, failed, is_lost_line
 
@@ -58,6 +59,7 @@ class Lane:
         task = asyncio.ensure_future(self._run(call, args))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        task.add_done_callback(retrieve)  # who has asked may have given up by now
         return await asyncio.shield(task)
 
     async def _run(self, call: Callable[..., Awaitable[T]], args: tuple[Any, ...]) -> T:
