@@ -25,7 +25,15 @@ from engine.members.duties.whose import declares
 from engine.members.wire import PROTOCOL, Welcome
 from engine.stores.contract.membership import View
 from engine.stores.urls import open_backend
-from tests.members.duties_shop import PROJECTIONS, GetLine, Ledger0, Ledger1, sharing
+from tests.members.duties_shop import (
+    PROJECTIONS,
+    GetLine,
+    Ledger0,
+    Ledger1,
+    sharing,
+    until_reached,
+)
+from tests.members.joining import part
 from tests.support.counters import Add, Added, Counter
 from tests.support.postgres import Server
 from tests.support.waiting import until
@@ -88,6 +96,17 @@ async def test_what_another_engine_of_the_program_runs_is_no_table_of_nobodys(
     assert "projections renamed have no tables in " in caplog.text
     assert "and those of ledger0 are there and declared by nobody" in caplog.text
     assert "nobody, " not in caplog.text
+
+
+async def test_what_processes_of_another_release_run_is_no_table_of_nobodys(
+    postgres: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=9")
+    async with sharing(log, projections=[Ledger0]), sharing(log, projections=[Renamed]) as newer:
+        receipt = await newer.execute(Add("a", 1))
+        assert part(newer).duties == ("renamed",)
+        await until_reached(newer, "renamed", receipt.position)
+    assert "declared by nobody" not in caplog.text
 
 
 class Newer(Ledger1, name="ledger1", version=2):

@@ -19,6 +19,7 @@ from ...stores.contract.keys import KeyStore
 from ...stores.contract.membership import Right
 from ...telemetry import Telemetry
 from ...wiring import Declared, Settings, Wiring
+from .whose import declared_by
 
 __all__ = ["Sharing", "sharing_of"]
 
@@ -75,7 +76,8 @@ class Sharing:
         """Give an engine that runs some projections, and nothing else."""
         ports = msgspec.structs.replace(self._settings.ports, watcher=None)
         settings = msgspec.structs.replace(self._settings, recording=None, ports=ports)
-        backend = self._shared().folding(right, settings.logger, self._names)
+        others = self._names.union(declared_by(right.part.view))  # also of another release
+        backend = self._shared().folding(right, settings.logger, others)
         declared = self._without_answers(lambda d: right.slices(d.name, d.slices))
         return Wiring(settings, backend, declared, *self._more)
 

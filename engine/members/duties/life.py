@@ -254,7 +254,9 @@ class Duties:
         """Log why projections are not run here, once for each reason."""
         if (why := described(error)) != self._told:
             self._told = why
-            self._logger.warning("this process runs no projections for now: %s", why)
+            self._logger.warning(
+                "this process does not run all projections that are its own now: %s", why
+            )
 
     async def _take_part(self, started: asyncio.Future[None]) -> None:
         """Be a member until this process leaves, was declared dead, or is to join anew."""
