@@ -26,6 +26,7 @@ from ..model.messages import Event
 from ..model.personal import sealed_of
 from ..model.stored import ENCODING_JSON, EventType, StoredEvent
 from ..model.withheld import text_without_values
+from ..projections.targets.made import reaction_of
 from ..runtime.safely import as_error
 from .events import Imported, Mapping, SourceEvent
 from .json_lines import ExportedLine
@@ -52,6 +53,10 @@ class Draft(msgspec.Struct, frozen=True):
     version: int | None = None
     """Its place in the stream, where the source says so."""
     checksum: int | None = None
+    position: int | None = None
+    """Its place in the log that was exported, where it says so."""
+    moved: bytes | None = None
+    """Its metadata at any other place; None if it is the same at each."""
 
 
 Drafts = Callable[[SourceEvent], Iterator[Draft]]
@@ -219,7 +224,25 @@ class ExportedDrafts:
             [*(Claim(*c) for c in metadata.claims), *(Release(*c) for c in metadata.releases)],
             line.version,
             line.checksum,
+            line.position,
+            _moved(metadata, stored),
         )
+
+
+def _moved(metadata: Metadata, stored: StoredEvent) -> bytes | None:
+    """Give the metadata of an event that gets another place than it had; None for the same.
+
+    The engine's own keys, of timers and reactions, have places of the former log. Here another
+    timer may get that place: its command would be taken for one that was run.
+    """
+    if metadata.fired is None and reaction_of(stored) is None:
+        return None
+    bare = Metadata()
+    return encode_metadata(
+        msgspec.structs.replace(
+            metadata, key=None, fingerprint=None, events=bare.events, reply=bare.reply
+        )
+    )
 
 
 def _plain(error: Exception) -> str:

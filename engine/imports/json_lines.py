@@ -22,6 +22,7 @@ __all__ = ["ExportedLine", "JsonLinesSource"]
 class ExportedLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line that Foldline has written, but for its `Metadata`, whose fields stand in it too."""
 
+    position: int | None = None
     stream: str
     version: int
     event: str

@@ -61,22 +61,24 @@ class Numbering:
         self._check(draft, version)
         position, recorded = self._position + 1, max(self._recorded, draft.time)
         kind = draft.type
-        checksum = checksum_of(
-            *(draft.stream, version, kind.name, kind.version, draft.time),
-            *(ENCODING_JSON, draft.payload, draft.metadata),
-        )
+        place = draft.stream, version, kind.name, kind.version, draft.time
+        metadata = draft.metadata
+        checksum = checksum_of(*place, ENCODING_JSON, draft.payload, metadata)
         if draft.checksum is not None and draft.checksum != checksum:
             raise InvalidInput(
                 f"{draft.stream} version {version}, {kind.name}: its checksum is {checksum}, and "
                 f"{draft.checksum} when it was exported: it was changed"
             )
+        if draft.moved is not None and draft.position != position:
+            metadata = draft.moved
+            checksum = checksum_of(*place, ENCODING_JSON, draft.payload, metadata)
         self._keep_claims(draft, position)
         self._types.setdefault((kind.name, kind.version), kind)
         self._versions[draft.stream] = version
         self._position, self._recorded = position, recorded
         return StoredEvent(
             *(position, draft.stream, version, kind.name, kind.version, recorded),
-            *(draft.payload, draft.metadata, ENCODING_JSON, checksum, recorded - draft.time),
+            *(draft.payload, metadata, ENCODING_JSON, checksum, recorded - draft.time),
         )
 
     def _check(self, draft: Draft, version: int) -> None:
