@@ -186,7 +186,8 @@ class Voided(NotRun):
     """Nothing was written, and nothing is wrong with the command; send again.
 
     It was decided on events that were then not stored. Or the store, or the keys of personal data,
-    could not be had then.
+    could not be had then. Or the process that owns the log runs a release that does not know the
+    command so.
     """
 
 

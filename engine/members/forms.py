@@ -1,7 +1,8 @@
 """How commands, errors and what operators are told travel between processes and stay the same.
 
 Rules: a command arrives as it was sent, or as its declared types take what was sent, or is refused
-where it was sent. An error arrives as the
+where it was sent. One that a process of another release does not know so is voided, since the next
+one may. An enum's number is told with its name. An error arrives as the
 same class, if the other process has that class, or else as the nearest one that both have. Only
 classes of EngineError are made of what comes, and none by its constructor. Values of an error that
 MessagePack has no word for (a Decimal, a date) arrive as texts. Nothing is imported because of a
@@ -20,9 +21,10 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import astuple
 
-from ..errors import DefinitionError, EngineError, InvalidInput, OutcomeUnknown
+from ..errors import DefinitionError, EngineError, InvalidInput, OutcomeUnknown, Voided
 from ..model.checking import is_id
 from ..model.messages import Command
+from ..model.numbers import Names, changed_number, has_numbers, names_in
 from ..model.sameness import first_difference
 from ..runtime.safely import as_error, described, text_of
 from .moments import decode_with_zones, encode_with_zones, fixed, is_with_zones
@@ -52,6 +54,7 @@ _FREE: Final[tuple[inspect.Type, ...]] = (
 )
 """What fields of these classes declare, without limits that a value may break."""
 _SHAPES_MAX: Final = 64
+_LATER: Final = "Nothing was run; send again when all processes are of one release."
 _TAKEN_FOR: Final[frozenset[tuple[type[Any], type[Any]]]] = frozenset(
     ((int, float), (tuple, list), (frozenset, set))
 )
@@ -74,6 +77,12 @@ class CommandForms:
             cls: set() for cls in commands if _is_as_its_fields(cls)
         }
         """Types of fields that have arrived as they were sent, whatever the values are."""
+        self._numbered = frozenset(filter(has_numbers, commands))
+        """Whose values may have members of enums that are numbers."""
+
+    def names(self, command: Command) -> Names:
+        """Give what the numbers of enums in a command are called here: they travel beside it."""
+        return names_in(command) if type(command) in self._numbered else ()
 
     def encode(self, command: Command) -> tuple[str, bytes]:
         """Give a command's name and body; raise InvalidInput if it would arrive changed."""
@@ -112,20 +121,29 @@ class CommandForms:
         if same and len(sure) < _SHAPES_MAX:
             sure.add(shape)
 
-    def decode(self, name: str, body: bytes) -> Command:
-        """Give the command; raise InvalidInput if this process does not know it so."""
+    def decode(self, name: str, body: bytes, names: Names = ()) -> Command:
+        """Give the command; raise Voided if this process does not know it so."""
         if name not in self._decoders:
-            raise InvalidInput(
+            raise Voided(
                 f"the process that owns the log has no command {name!r:.200}: it runs another "
-                f"release. Nothing was run."
+                f"release. {_LATER}"
             )
         try:
-            return self._decode(name, body)
+            command = self._decode(name, body)
         except BaseException as error:  # of the command's class, whatever it is
-            raise InvalidInput(
+            raise Voided(
                 f"the process that owns the log declares {name!r:.200} otherwise"
-                f"{_place_of(error)}: it runs another release. Nothing was run."
+                f"{_place_of(error)}: it runs another release. {_LATER}"
             ) from as_error(error)
+        changed = changed_number(command, names)
+        if changed is not None:
+            number, then, now = changed
+            raise Voided(
+                f"{name!r:.200} has the number {number} of an enum, which is called {then} where "
+                f"it was sent, and {now} in the process that owns the log: it runs another "
+                f"release. {_LATER}"
+            )
+        return command
 
     def _decode(self, name: str, body: bytes) -> Command:
         if is_with_zones(body):

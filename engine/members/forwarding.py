@@ -342,6 +342,7 @@ class Forwarding:
             waiting.until,
             waiting.is_patient or waiting.is_in_doubt,
             waiting.origin,
+            self._forms.names(envelope.command),
         )
         try:
             self._line.send(sent)

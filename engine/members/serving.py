@@ -353,9 +353,9 @@ class Serving:
         return self._send(self._envelope_of(member, sent), sent.origin)
 
     def _envelope_of(self, member: _Served, sent: Sent) -> Envelope:
-        """Give a command as it came; raise InvalidInput if this process does not know it so."""
+        """Give a command as it came; raise Voided if this process does not know it so."""
         return Envelope(
-            command=self._forms.decode(sent.name, sent.body),
+            command=self._forms.decode(sent.name, sent.body, sent.names),
             key=sent.key,
             expected=sent.expected,
             correlation=sent.correlation,

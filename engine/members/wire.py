@@ -121,6 +121,8 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="command"):
     """Whether it waits where the engine is full: it is of a stream, or may have been run before."""
     origin: Origin | None = None
     """What it comes from, where it is no caller's and there are several owners."""
+    names: Sequence[tuple[int, str]] = ()
+    """Numbers of enums in it, and what they are called where it was sent."""
 
 
 class Called(msgspec.Struct, array_like=True, frozen=True, tag="call"):

@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum, Flag
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
 from .shape import gives_own_names, schema_hash
 
-__all__ = ["changed_number", "has_numbers", "names_in", "with_names", "without_names"]
+__all__ = ["Names", "changed_number", "has_numbers", "names_in", "with_names", "without_names"]
 
 _KEY: Final = "#names"
 """Of the names among a value's fields; no field of Python's is called so."""
 _MARK: Final = f'"{_KEY}":'.encode()
-_Names = Sequence[tuple[int, str]]
+Names: TypeAlias = Sequence[tuple[int, str]]
 _encode: Final = msgspec.json.Encoder().encode
 _parts_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _names_of: Final = msgspec.json.Decoder(list[tuple[int, str]]).decode
@@ -34,12 +34,12 @@ def has_numbers(cls: type[msgspec.Struct]) -> bool:
     return schema_hash(cls) != schema_hash(cls, meaning=True)
 
 
-def names_in(value: object) -> _Names:
+def names_in(value: object) -> Names:
     """Give the numbers that a value has of enums, with their names, each pair once."""
     return sorted({(member.value, member.name) for member in _members(value)})
 
 
-def with_names(payload: bytes, names: _Names) -> bytes:
+def with_names(payload: bytes, names: Names) -> bytes:
     """Put names beside the fields of what is encoded."""
     if not names:
         return payload
@@ -47,7 +47,7 @@ def with_names(payload: bytes, names: _Names) -> bytes:
     return payload if _KEY in parts else _encode({**parts, _KEY: names})
 
 
-def without_names(payload: bytes) -> tuple[bytes, _Names]:
+def without_names(payload: bytes) -> tuple[bytes, Names]:
     """Give what is encoded as it is, and the names that stood beside its fields."""
     if _MARK not in payload:
         return payload, ()
@@ -56,7 +56,7 @@ def without_names(payload: bytes) -> tuple[bytes, _Names]:
     return (payload, ()) if names is None else (_encode(parts), _names_of(names))
 
 
-def changed_number(value: object, names: _Names) -> tuple[int, str, str] | None:
+def changed_number(value: object, names: Names) -> tuple[int, str, str] | None:
     """Give the first number of a value that was called otherwise; what it was, and is, called."""
     if not names:
         return None

@@ -30,6 +30,7 @@ from ..errors import (
     Closed,
     Conflict,
     DefinitionError,
+    EventUnread,
     Forbidden,
     KeyReused,
     MessageRefused,
@@ -63,8 +64,9 @@ TOLD_MAX: Final = 5
 _CARRIED: Final = ("traceparent", "tracestate")
 _NEVER: Final = (Rejected, KeyReused, UsageError, Forbidden, WrongVersion)
 """Answers that another try would get again."""
-_PASSES: Final = (Overloaded, Voided, Conflict, OutcomeUnknown)
-"""Answers of an engine that has no room now, or will know it when it is asked again."""
+_PASSES: Final = (Overloaded, Voided, Conflict, EventUnread, OutcomeUnknown)
+"""Answers of an engine that has no room now, that waits for a former release to go, or will know
+it when it is asked again."""
 RETRIES_TOLD: Final = 16
 """Tries of one command that are not logged; then each doubling of them is."""
 

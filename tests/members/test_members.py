@@ -31,6 +31,7 @@ from engine import (
     Rejected,
     StoreLocked,
     UsageError,
+    Voided,
     WrongVersion,
 )
 from engine.stores.memory import MemoryStore
@@ -345,7 +346,7 @@ async def test_a_member_that_knows_other_commands_is_told_so(tmp_path: Path) -> 
         assert serving is not None
         serving._forms._decoders = {}
 
-        with pytest.raises(InvalidInput, match="runs another release. Nothing was run"):
+        with pytest.raises(Voided, match="runs another release. Nothing was run"):
             await member.execute(Empty("c"))
 
 

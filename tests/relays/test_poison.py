@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from engine import Closed, Command, DefinitionError, Engine, Envelope, UsageError, Voided
+from engine import (
+    Closed,
+    Command,
+    DefinitionError,
+    Engine,
+    Envelope,
+    EventUnread,
+    UsageError,
+    Voided,
+)
 from engine.relays import Consumer, Message
 from tests.support.brokers import Broker
 from tests.support.counters import Add, Counter, total
@@ -129,6 +138,21 @@ async def test_a_log_that_nobody_owns_for_a_while_ends_no_consumer(
         await finished(consumer, 1)
         assert await total(engine, "a") == "1 at 1"
     assert consumer.statistics().failures == 1
+
+
+async def test_a_command_that_waits_for_a_former_release_to_go_is_not_buried(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.relays.consumer.SECONDS", 0.0)
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b'["a", 1]')
+    consumer = consumer_of(broker, topic)
+    engine = Unsteady([Counter])
+    engine.refusals = [EventUnread("added", 2, ("process 7",))] * 40
+    async with engine, consumer.running(engine):
+        await finished(consumer, 1)
+        assert await total(engine, "a") == "1 at 1"
+    assert consumer.statistics().buried == 0
 
 
 async def test_a_command_that_is_tried_for_long_is_told(
