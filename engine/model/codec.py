@@ -39,6 +39,7 @@ __all__ = [
     "masked",
     "read_metadata",
     "schema_hash",
+    "without",
 ]
 
 UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -366,7 +367,7 @@ class EventRegistry:
         whole, decode = self.encode(today), self.decoder_of(cls).decode
         # What is encrypted has a form of its own, which all of its fields are part of.
         for fields in target.choices if self.personal_of(cls) is None else ():
-            payload = _without(whole, fields)
+            payload = without(whole, fields)
             if payload is not None and first_difference(today, decode(payload)) is None:
                 read = self.tags_of(cls)
                 tags = () if read is None else read(today)
@@ -480,7 +481,7 @@ class EventRegistry:
         return event
 
 
-def _without(payload: bytes, fields: Set[str]) -> bytes | None:
+def without(payload: bytes, fields: Set[str]) -> bytes | None:
     """Give the JSON of an event without some of its fields; None where they have no names in it."""
     if not payload.startswith(b"{"):
         return None

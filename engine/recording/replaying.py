@@ -3,7 +3,8 @@
 Rules: nothing is written and nobody outside is asked. A handler gets the clock, the ids and the
 context that it had. One that takes resources is decided again only if stand-ins for them are given.
 What cannot be compared is told with its reason, and never called the same: above all decisions on
-events that were not stored. Values of events are not shown, only the fields that differ.
+events that were not stored. An event that a former release gave is compared as it is today. Values
+of events are not shown, only the fields that differ.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..errors import Damaged, EngineError, HandlerFailed, InvalidInput
 from ..limits import Limits
 from ..log.history import Histories
 from ..model.aggregate import Aggregate, AggregateDefinition, CommandHandler, Context
-from ..model.codec import EventRegistry
+from ..model.codec import EventRegistry, without
 from ..model.joint import JointHandler
 from ..model.messages import Command, Event
 from ..model.sameness import first_difference
@@ -32,7 +33,7 @@ from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
 from ..write.encoding import is_rejection
 from .files import Place, read_recording
-from .forms import CANCELLED, UNKNOWN, Decided, Gave, Told, gave, raised
+from .forms import CANCELLED, UNKNOWN, Decided, Gave, Told, digest, gave, raised
 from .recorder import teller
 
 __all__ = ["Deciding", "Replayed", "Verdict", "replay_log"]
@@ -124,6 +125,8 @@ class _Replaying:
         self._handlers = code.handlers
         self._by_kind = {d.kind: d for d in code.definitions}
         self._told = teller(code.registry)
+        self._today = _types_today(code.registry)
+        self._added = code.registry.added
         self._plain = msgspec.json.Encoder()
         commands = [(each.command, each.ids) for each in self._handlers.values()]
         self._timed = TimedCommands(commands)
@@ -158,11 +161,11 @@ class _Replaying:
             handler, command = self._command(decided)
             states = [await self._state(stream, version) for stream, version in decided.streams]
             today, events = await self._decide(handler, command, states, decided)
+            why = await self._difference(decided, today, events)
         except _Differs as differs:
             return Replayed(place, decided, "differs", str(differs))
         except (_Unknown, EngineError) as unknown:
             return Replayed(place, decided, "unknown", str(unknown)) if run else None
-        why = await self._difference(decided, today, events)
         return Replayed(place, decided, "differs" if why else "same", why)
 
     # -- what it was decided on ---------------------------------------------------------------
@@ -190,12 +193,30 @@ class _Replaying:
             return True  # events of a boundary stand in another stream
         stored = [event async for _, event in self._events(definition, stream, version, len(told))]
         return len(stored) == len(told) and all(
-            t.name == name and (t.version != number or event is None or t.digest == self._of(event))
+            t.name == name and (t.version != number or event is None or self._may_be(t, event))
             for t, (name, number, event) in zip(told, stored, strict=True)
         )
 
-    def _of(self, event: Event) -> str:
-        return self._told(0, event).digest
+    def _may_be(self, told: Told, event: Event) -> bool:
+        """Tell whether an event is one that was recorded; one of a former type may always be."""
+        return self._is_former(told) or self._is(told, event)
+
+    def _is(self, told: Told, event: Event) -> bool:
+        """Tell whether an event has the digest that was recorded, with all its fields or fewer."""
+        registry = self._code.registry
+        whole, decode = registry.encode(event), registry.decoder_of(type(event)).decode
+        if told.digest == digest(whole):
+            return True
+        added = self._added.get(type(event), ())
+        fewer = (without(whole, frozenset(added[count:])) for count in range(len(added)))
+        return any(
+            told.digest == digest(form) and first_difference(event, decode(form)) is None
+            for form in filter(None, fewer)
+        )
+
+    def _is_former(self, told: Told) -> bool:
+        """Tell whether upcasters make another type of it today."""
+        return (told.name, told.version) in self._today
 
     async def _events(
         self, definition: AggregateDefinition, stream: str, after: int, count: int
@@ -291,31 +312,51 @@ class _Replaying:
     async def _difference(self, decided: Decided, today: Gave, events: Sequence[Event]) -> str:
         """Say what is not as it was recorded; nothing where all is."""
         was = decided.gave
-        if _short(was) != _short(today):
+        types = [self._today.get((t.name, t.version), (t.name, t.version)) for t in was.events]
+        then = was.outcome, was.code, types
+        if then != (today.outcome, today.code, [(t.name, t.version) for t in today.events]):
             return f"it gave {_shown(was)}, and gives {_shown(today)} today"
-        for number, (then, now) in enumerate(zip(was.events, today.events, strict=True)):
-            if then.digest != now.digest or then.place != now.place:
-                where = await self._where(decided, number, events[number])
-                return f"{then.name} differs{where}"
+        for number, (told, now) in enumerate(zip(was.events, today.events, strict=True)):
+            is_former = self._is_former(told)
+            if told.place == now.place and not is_former and self._is(told, events[number]):
+                continue
+            where = await self._where(decided, number, events[number])
+            if is_former and where is None:
+                raise _Unknown(
+                    f"{told.name} version {told.version} is another type today, and it is compared "
+                    f"only where the log has it under the aggregate that was decided on"
+                )
+            if told.place != now.place or not is_former or where:
+                return f"{told.name} differs{where or ''}"
         if was.beside != today.beside and UNKNOWN not in (was.beside, today.beside):
             return "its reply, claims, timers or commands differ"
         return ""
 
-    async def _where(self, decided: Decided, number: int, today: Event) -> str:
-        """Say in which field an event differs from the one that the log has."""
+    async def _where(self, decided: Decided, number: int, today: Event) -> str | None:
+        """Say in which field an event differs from the one that the log has, nothing for none.
+
+        None where the log does not have it, or it cannot be told.
+        """
         told = decided.gave.events[number]
         if not 0 <= told.place < len(decided.streams):
-            return ""
+            return None
         stream, version = decided.streams[told.place]
-        version += sum(each.place == told.place for each in decided.gave.events[:number])
         definition = self._by_kind[stream.partition(":")[0]]
-        if definition.tags:
-            return ""
+        if definition.tags or stream in self._void:
+            return None
+        version += sum(each.place == told.place for each in decided.gave.events[:number])
         with suppress(Damaged, InvalidInput):
             async for _, (_, _, stored) in self._events(definition, stream, version, 1):
                 found = None if stored is None else first_difference(stored, today)
                 return "" if found is None else f" at {found}"
-        return ""
+        return None
+
+
+def _types_today(registry: EventRegistry) -> Mapping[tuple[str, int], tuple[str, int]]:
+    """Give name and version of each former type, and those of the type that it is today."""
+    steps = registry.upcasting.steps
+    pairs = ((registry.type_of(c), registry.type_of(registry.upcasting.today(c))) for c in steps)
+    return {(then.name, then.version): (now.name, now.version) for then, now in pairs}
 
 
 def _context(decided: Decided) -> Context:
@@ -357,10 +398,6 @@ def _events_of(returned: Any) -> Iterator[Event]:
             yield from _events_of(each)
     elif returned is not None:
         yield from _events_of(getattr(returned, "events", None))
-
-
-def _short(given: Gave) -> object:
-    return given.outcome, given.code, [(t.name, t.version) for t in given.events]
 
 
 def _shown(given: Gave) -> str:

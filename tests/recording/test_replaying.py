@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,7 @@ from engine import (
     StoreRefused,
     applies,
     handles,
+    upcasts,
 )
 from engine.recording.replaying import Replayed
 from engine.testing import replay
@@ -279,3 +281,113 @@ def test_what_may_not_be_recorded_is_refused(given: dict[str, Any], told: str) -
 def test_a_recording_without_sense_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match=next(iter(options))):
         Recording("x", **options)
+
+
+class DealtBefore(Event, name="dealt", version=1):
+    cents: int
+
+
+class Dealt(Event, name="dealt", version=2):
+    cents: int
+    currency: str
+
+
+class Tipped(Event, name="tipped"):
+    cents: int
+
+
+class TippedOften(Event, name="tipped", added=["often"]):
+    cents: int
+    often: bool = False
+
+
+@upcasts
+def with_currency(event: DealtBefore) -> Dealt:
+    return Dealt(event.cents, "EUR")
+
+
+class Deal(Command):
+    till: Id
+    cents: int
+
+
+class Tip(Command):
+    till: Id
+    cents: int
+
+
+class FormerTill(Aggregate, kind="till"):
+    cents: int = 0
+
+    @handles
+    def deal(self, command: Deal) -> DealtBefore:
+        return DealtBefore(command.cents)
+
+    @handles
+    def tip(self, command: Tip) -> Tipped:
+        return Tipped(command.cents)
+
+    @applies
+    def dealt(self, event: DealtBefore) -> None:
+        self.cents += event.cents
+
+    @applies
+    def tipped(self, event: Tipped) -> None:
+        self.cents += event.cents
+
+
+class Till(Aggregate, kind="till"):
+    cents: int = 0
+
+    @handles
+    def deal(self, command: Deal) -> Dealt:
+        return Dealt(min(command.cents, PRICES["now"]), "EUR")
+
+    @handles
+    def tip(self, command: Tip) -> TippedOften:
+        return TippedOften(command.cents, often=command.cents > PRICES["now"])
+
+    @applies
+    def dealt(self, event: Dealt) -> None:
+        self.cents += event.cents
+
+    @applies
+    def tipped(self, event: TippedOften) -> None:
+        self.cents += event.cents
+
+
+async def test_a_release_with_changed_events_is_compared_by_what_they_are_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "till.db"
+    async with Engine([FormerTill], store=f"sqlite:{log}", record=tmp_path / "recorded") as engine:
+        for cents in (40, 90):
+            await engine.execute(Deal("t", cents))
+            await engine.execute(Tip("t", cents))
+    newer = Engine([Till], store=f"sqlite:{log}", upcasters=[with_currency])
+
+    assert [each.verdict for each in await replayed(log, tmp_path, engine=newer)] == ["same"] * 4
+    monkeypatch.setitem(PRICES, "now", 60)
+    found = await replayed(log, tmp_path, engine=newer)
+
+    assert [(each.verdict, each.why) for each in found] == [
+        ("same", ""),
+        ("same", ""),
+        ("differs", "dealt differs at .cents"),
+        ("differs", "tipped differs at .often"),
+    ]
+
+
+async def test_a_former_event_that_was_not_stored_is_not_compared(tmp_path: Path) -> None:
+    log, before = tmp_path / "till.db", tmp_path / "before.db"
+    for command in (Tip("t", 1), Deal("t", 2)):
+        if log.exists():
+            shutil.copy(log, before)
+        async with Engine([FormerTill], store=f"sqlite:{log}", record=tmp_path / "recorded") as e:
+            await e.execute(command)
+
+    newer = Engine([Till], store=f"sqlite:{before}", upcasters=[with_currency])
+    found = await replayed(before, tmp_path, engine=newer)
+
+    assert [each.verdict for each in found] == ["same", "unknown"]
+    assert "dealt version 1 is another type today" in found[1].why
