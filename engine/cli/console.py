@@ -12,6 +12,8 @@ import asyncio
 import hmac
 import importlib
 import importlib.util
+import signal
+import socket
 from collections.abc import Callable, Coroutine, MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -107,10 +109,20 @@ def _run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("uvicorn") is None:
         raise UsageError("the console needs a web server: pip install '../foldline[web]'")
     engine = None if options.app is None else engine_of(options.app)
-    return run(lambda: _serve(options, engine))
+    try:
+        listening = socket.create_server(("127.0.0.1", options.port))
+    except OSError as error:
+        raise UsageError(
+            f"the console cannot listen to port {options.port} of this machine: {error.strerror}. "
+            f"Give another --port, or none for a free one"
+        ) from None
+    with listening:
+        return run(lambda: _serve(options, engine, listening))
 
 
-async def _serve(options: argparse.Namespace, engine: Engine | None) -> int:
+async def _serve(
+    options: argparse.Namespace, engine: Engine | None, listening: socket.socket
+) -> int:
     ports = Ports()
     token = ports.ids.new_id() + ports.ids.new_id()
     async with AsyncExitStack() as opened:
@@ -135,25 +147,29 @@ async def _serve(options: argparse.Namespace, engine: Engine | None) -> int:
         server = uvicorn.Server(
             uvicorn.Config(
                 console,
-                host="127.0.0.1",
-                port=options.port,
                 log_level="warning",
                 lifespan="off",
                 access_log=False,
                 proxy_headers=False,
             )
         )
-        serving: Coroutine[Any, Any, None] = server.serve()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _pass_over)
+        serving: Coroutine[Any, Any, None] = server.serve(sockets=[listening])
         task = asyncio.ensure_future(serving)
         while not server.started and not task.done():  # noqa: ASYNC110 - nothing rings there
             await asyncio.sleep(_STARTED_SECONDS)
         if server.started:
-            port = server.servers[0].sockets[0].getsockname()[1]
+            port = listening.getsockname()[1]
             say(
                 f"the console of {options.log.backend.name}: http://127.0.0.1:{port}/#token={token}"
             )
         await task
     return DONE if server.started else FAILED
+
+
+def _pass_over(*_: object) -> None:
+    """Do nothing: the server has handlers of its own, and raises once more what has ended it."""
 
 
 def archive_of(options: argparse.Namespace, engine: Engine) -> Archive:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from engine import Archive, Ports
+from engine.__main__ import main
 from engine.cli.console import add_parser
 from engine.integrations.console import Console
 from engine.operations.beside import LogOperations
@@ -138,7 +140,10 @@ async def test_a_log_without_views_is_shown_all_the_same(tmp_path: Path) -> None
         assert len((await get(client, "log"))["events"]) == 3
 
 
-async def test_the_command_answers_whoever_has_its_token_and_nobody_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+async def test_the_command_answers_whoever_has_its_token_and_nobody_else(
+    tmp_path: Path, end: signal.Signals
+) -> None:
     path = await filled(tmp_path)
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "engine", "console", path, "--read-only"],
@@ -166,8 +171,23 @@ async def test_the_command_answers_whoever_has_its_token_and_nobody_else(tmp_pat
             pause = "/api/v1/projections/pause"
             assert (await client.post(pause, json=body, headers=ours)).status_code == 403
     finally:
-        process.send_signal(signal.SIGTERM)
-        await process.wait()
+        process.send_signal(end)
+        status = await process.wait()
+    assert status == 0
+
+
+async def test_a_port_that_is_in_use_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = await filled(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status = await asyncio.to_thread(main, ["console", path, "--port", str(port)])
+
+    assert status == 1
+    assert (
+        f"cannot listen to port {port} of this machine: Address already" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--port", "65536"], ["--port", "x"], []])
