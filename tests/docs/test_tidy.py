@@ -35,6 +35,7 @@ ALLOWED = {
     "runtime.interpreter": {"os"},  # the environment of a child, and its place among processes
     "runtime.folder": {"os"},  # files of a folder, synced
     "runtime.unix_socket": {"os"},  # what a socket's path is to the system
+    "cli.console": {"socket"},  # the port that it listens to
     "runtime.private_folder": {"os"},  # a folder's descriptor, which is locked
     "recording.forms": {"os"},  # PathLike and fspath only: what a path is
     "testing.replaying": {"os"},  # the same
