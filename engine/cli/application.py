@@ -12,29 +12,56 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ..engine import Engine
 from ..errors import EngineError, UsageError
+from ..stores.urls import store_of_text
 
 __all__ = ["APP_HELP", "attribute_of", "engine_of"]
 
 APP_HELP: Final = """\
-APP is module:attribute, an Engine that is not started or a function that gives one without
-arguments, as in shop.main:make_engine."""
+APP is module:attribute, an Engine that is not started or a function that gives one, as in
+shop.main:make_engine. One that takes a store, as tenants have it, is given that of the log."""
 
 
-def engine_of(app: str) -> Engine:
-    """Import the application, and give its engine; raise UsageError where there is none."""
+def engine_of(app: str, log: str | None) -> Engine:
+    """Import the application, and give its engine; raise UsageError where there is none.
+
+    `log` is what the command was told of a log: a function that takes a store is given its URL.
+    """
     found = attribute_of(app)
     if not isinstance(found, Engine) and callable(found):
-        found = _run(found, f"{app} gives no engine")
+        make = found
+        if _takes_a_store(found):
+            if log is None:
+                raise UsageError(f"{app} takes a store, and no log is named for it: give --log")
+            make = partial(found, _url_of(log))
+        found = _run(make, f"{app} gives no engine")
     if inspect.iscoroutine(found):
         found.close()  # it is never awaited, and would be warned about
     if not isinstance(found, Engine):
-        raise UsageError(f"{app} is no Engine, and no function that gives one without arguments")
+        raise UsageError(f"{app} is no Engine, and no function that gives one")
     return found
+
+
+def _takes_a_store(function: Callable[..., Any]) -> bool:
+    """Tell whether a function cannot be called without its first argument."""
+    try:
+        parameters = [*inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):
+        return False  # of C, which has none to look at
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(
+        first.default is first.empty and first.kind in positional for first in parameters[:1]
+    )
+
+
+def _url_of(text: str) -> str:
+    store = store_of_text(text)
+    return store if isinstance(store, str) else f"sqlite:{store}"
 
 
 def attribute_of(name: str) -> Any:

@@ -18,8 +18,6 @@ from collections.abc import Callable, Coroutine, MutableMapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-import msgspec
-
 from ..engine import Engine
 from ..errors import UsageError
 from ..integrations.console import Console, ConsoleAction
@@ -28,13 +26,12 @@ from ..outside.archive import Archive
 from ..running import run
 from ..runtime.machine import user_name
 from ..runtime.ports import Ports
-from ..stores.contract.backend import Backend
 from ..stores.urls import store_of_text
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file, whole
+from .options import DONE, FAILED, USAGE, named_log, whole
 from .output import say
 
-__all__ = ["add_parser", "archive_of", "named_log"]
+__all__ = ["add_parser", "archive_of"]
 
 _LOOKS: Final = frozenset({"look", "payload", "audit"})
 _PORT_MAX: Final = 65_535
@@ -86,18 +83,6 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=_run)
 
 
-class _Named(msgspec.Struct, frozen=True):
-    """A log as it was named, and what that opens."""
-
-    text: str
-    backend: Backend
-
-
-def named_log(text: str) -> _Named:
-    """Give a log by its name on a command line."""
-    return _Named(text, log_file(text))
-
-
 def _port(text: str) -> int:
     port = whole(text)
     if port > _PORT_MAX:
@@ -108,7 +93,7 @@ def _port(text: str) -> int:
 def _run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("uvicorn") is None:
         raise UsageError("the console needs a web server: pip install '../foldline[web]'")
-    engine = None if options.app is None else engine_of(options.app)
+    engine = None if options.app is None else engine_of(options.app, options.log.text)
     try:
         listening = socket.create_server(("127.0.0.1", options.port))
     except OSError as error:

@@ -25,7 +25,7 @@ from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.outside import LogReader, Rows
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file, moment, path, some, stream, whole
+from .options import DONE, FAILED, USAGE, moment, named_log, path, some, stream, whole
 from .output import say
 from .printing import counted, spreadsheet_cell
 from .progress import ending_tidily
@@ -76,7 +76,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    parser.add_argument("file", type=named_log, metavar="FILE", help="the log, as in sqlite:FILE")
     parser.add_argument(
         "--to", required=True, type=path, metavar="WHERE", help="a new file, or a folder"
     )
@@ -126,7 +126,7 @@ def _run(options: argparse.Namespace) -> int:
     with ending_tidily():
         if options.view is not None:
             return _export_view(options, to, form, grows=grows)
-        with options.file.outside(Ports()).log_reader() as reader:
+        with options.file.backend.outside(Ports()).log_reader() as reader:
             if grows:
                 with Folder(to, form, reader) as folder:
                     return _add_files(options, reader, folder, form)
@@ -203,7 +203,9 @@ def _omitted(options: argparse.Namespace, form: str) -> Omitted:
     """Give what is not exported; a line keeps what is encrypted, which `import` takes."""
     if options.app is None:
         return Omitted(options.omit, sealed=form != "jsonl")
-    return Omitted(options.omit, engine_of(options.app).registry.private, sealed=True)
+    return Omitted(
+        options.omit, engine_of(options.app, options.file.text).registry.private, sealed=True
+    )
 
 
 def _write(path: Path, form: str, events: Iterator[StoredEvent], omitted: Omitted) -> int:
@@ -224,7 +226,7 @@ def _export_view(options: argparse.Namespace, to: Path, form: str, *, grows: boo
     if grows or options.name or options.omit or any(each is not None for each in given):
         raise UsageError("a view goes into a file, whole: --to FILE, without what selects events")
     columns = "*" if options.app is None else _open_columns(options)
-    shell = options.file.outside(Ports()).shell()
+    shell = options.file.backend.outside(Ports()).shell()
     statement = f"SELECT {columns} FROM {_quoted(options.view)}"  # noqa: S608 - quoted, only read
     rows = shell.ask(statement, (), rows_max=ROWS_MAX, seconds=SECONDS)
     if rows.more:
@@ -236,7 +238,9 @@ def _export_view(options: argparse.Namespace, to: Path, form: str, *, grows: boo
 
 def _open_columns(options: argparse.Namespace) -> str:
     """Give the columns of a view that are not private, as SQL has them."""
-    definitions = [each.__definition__ for each in engine_of(options.app).declared]
+    definitions = [
+        each.__definition__ for each in engine_of(options.app, options.file.text).declared
+    ]
     if any(
         options.view == table.name for each in definitions for table in each.sql_tables.values()
     ):

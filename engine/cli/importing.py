@@ -23,7 +23,7 @@ from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.urls import open_tables
 from .application import APP_HELP, attribute_of, engine_of
-from .options import DONE, FAILED, USAGE, log_file
+from .options import DONE, FAILED, USAGE, named_log
 from .output import say, tell
 from .printing import counted
 from .progress import Shown, ending_tidily
@@ -75,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("source", metavar="FROM", help="a file, or postgresql://...")
     parser.add_argument(
-        "to", metavar="TO", type=log_file, help="the new log: a file, or postgresql://..."
+        "to", metavar="TO", type=named_log, help="the new log: a file, or postgresql://..."
     )
     parser.add_argument(
         "--format",
@@ -96,7 +96,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     ports = Ports()
-    engine = engine_of(options.app)
+    engine = engine_of(options.app, options.to.text)
     source, drafts = _read(options, engine, ports)
     shown, now = Shown(ports), ports.clock.now()
     with ending_tidily():
@@ -104,7 +104,7 @@ def _run(options: argparse.Namespace) -> int:
             if options.check:
                 done = looked_at(source, drafts, now, shown.show)
             else:
-                target = options.to.outside(ports).copy_target()
+                target = options.to.backend.outside(ports).copy_target()
                 done = import_log(source, drafts, target, now, shown.show)
         except (KeyboardInterrupt, SystemExit):
             shown.end()

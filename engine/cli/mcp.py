@@ -18,8 +18,8 @@ from ..running import run
 from ..runtime.machine import user_name
 from ..runtime.ports import Ports
 from .application import APP_HELP, engine_of
-from .console import archive_of, named_log
-from .options import DONE, FAILED, USAGE
+from .console import archive_of
+from .options import DONE, FAILED, USAGE, named_log
 
 __all__ = ["add_parser"]
 
@@ -68,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("mcp") is None:
         raise UsageError("the tools need the SDK of the protocol: pip install '../foldline[mcp]'")
-    engine = None if options.app is None else engine_of(options.app)
+    engine = None if options.app is None else engine_of(options.app, options.log.text)
     return run(lambda: _serve(options, engine))
 
 

@@ -10,6 +10,8 @@ import argparse
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+import msgspec
+
 from ..errors import DefinitionError
 from ..log.selection import Selection
 from ..stores.contract.backend import Backend
@@ -20,11 +22,13 @@ __all__ = [
     "DONE",
     "FAILED",
     "USAGE",
+    "NamedLog",
     "add_common",
     "instant",
     "layout_of",
     "log_file",
     "moment",
+    "named_log",
     "path",
     "seconds",
     "selection_of",
@@ -96,6 +100,18 @@ def log_file(text: str) -> Backend:
         return backend_of_text(text)
     except DefinitionError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class NamedLog(msgspec.Struct, frozen=True):
+    """A log as it was named, and what that opens."""
+
+    text: str
+    backend: Backend
+
+
+def named_log(text: str) -> NamedLog:
+    """Give a log by its name on a command line."""
+    return NamedLog(text, log_file(text))
 
 
 def path(text: str) -> str:

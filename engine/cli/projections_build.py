@@ -21,7 +21,7 @@ from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..statistics import BuildProgress
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file
+from .options import DONE, FAILED, USAGE, named_log
 from .output import tell, terminal_of
 from .printing import counted, plain
 
@@ -56,7 +56,7 @@ def add_parser(actions: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    action.add_argument("file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE")
+    action.add_argument("file", type=named_log, metavar="FILE", help="the log, as in sqlite:FILE")
     action.add_argument("app", metavar="APP", help="the new release, as module:attribute")
     action.add_argument("name", metavar="NAME", help="the projection")
     action.add_argument(
@@ -66,7 +66,7 @@ def add_parser(actions: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    engine = engine_of(options.app)
+    engine = engine_of(options.app, options.file.text)
     beside = _beside(engine, options)
     shown = _Shown(Ports())
     status: list[int] = []
@@ -84,7 +84,7 @@ def _beside(engine: Engine, options: argparse.Namespace) -> OutsideBuild:
         raise UsageError(
             f"{options.app} declares no projection {options.name!r}; it declares {sorted(declared)}"
         )
-    return OutsideBuild(declared[options.name], engine.registry, options.file)
+    return OutsideBuild(declared[options.name], engine.registry, options.file.backend)
 
 
 async def _build(beside: OutsideBuild, shown: _Shown, options: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    engine = engine_of(options.app)
+    engine = engine_of(options.app, options.file)
     found: Counter[Verdict] = Counter()
 
     async def look() -> None:

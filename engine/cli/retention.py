@@ -27,7 +27,7 @@ from ..stores.contract.backend import Archives, Outside
 from ..stores.urls import open_keys
 from .application import APP_HELP, attribute_of, engine_of
 from .folding import folding
-from .options import DONE, FAILED, USAGE, log_file
+from .options import DONE, FAILED, USAGE, named_log
 from .output import say, tell
 from .printing import counted
 from .progress import ending_tidily
@@ -77,7 +77,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", type=log_file, metavar="FILE", help="the log, a file or a URL")
+    parser.add_argument("file", type=named_log, metavar="FILE", help="the log, a file or a URL")
     parser.add_argument("rules", metavar="RULES", help="the rules, as module:attribute")
     parser.add_argument(
         "--app", metavar="APP", help="the application, for rules with a function of the state"
@@ -97,11 +97,11 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     rules = _rules_of(options)
-    outside = options.file.outside(Ports())
+    outside = options.file.backend.outside(Ports())
     if not isinstance(outside, Archives):
         raise UsageError(
-            f"{options.file.name} cannot be archived: rules are only run on logs in files and in "
-            f"PostgreSQL. Nothing was changed"
+            f"{options.file.backend.name} cannot be archived: rules are only run on logs in files "
+            f"and in PostgreSQL. Nothing was changed"
         )
     with ending_tidily():
         return run(partial(_retained, options, rules, outside))
@@ -128,7 +128,7 @@ async def _states(options: argparse.Namespace, outside: Outside) -> AsyncGenerat
     if options.app is None:
         yield _nobody
         return
-    async with folding(engine_of(options.app), outside) as fold:
+    async with folding(engine_of(options.app, options.file.text), outside) as fold:
         yield fold
 
 
@@ -142,9 +142,9 @@ async def _retained(
     archiver = outside.archiver()
     if not archiver.has_log and any(rule.erase_after is not None for rule in rules):
         raise UsageError(
-            f"an engine may write to {options.file.name} meanwhile, for a person who is being "
-            f"erased: give rules without erase_after, and erase people by `engine.personal.erase`. "
-            f"Nothing was changed"
+            f"an engine may write to {options.file.backend.name} meanwhile, for a person who is "
+            f"being erased: give rules without erase_after, and erase people by "
+            f"`engine.personal.erase`. Nothing was changed"
         )
     async with _states(options, outside) as fold:
         if options.dry_run:
@@ -183,7 +183,7 @@ async def _opened(options: argparse.Namespace, outside: Archives) -> AsyncGenera
     ports = Ports()
     with outside.log_reader() as reader:
         log_id = reader.log_id
-    vault = Vault(open_keys(options.file.log(), options.keys))
+    vault = Vault(open_keys(options.file.backend.log(), options.keys))
     try:
         await vault.open(ports, log_id, only_reads=True)
         if not options.dry_run:

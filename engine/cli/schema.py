@@ -28,7 +28,7 @@ from ..stores.contract.outside import LogReader
 from ..stores.urls import sql_of_schema
 from ..timers.schedule import RunSchedule, ScheduleSet
 from .application import APP_HELP, engine_of
-from .options import DONE, FAILED, USAGE, log_file
+from .options import DONE, FAILED, USAGE, named_log
 from .output import say, tell
 from .printing import counted
 
@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
         recording = name == "record"
         action.add_argument("app", metavar="APP", help="module:attribute")
         action.add_argument(
-            "--log", type=log_file, metavar="FILE", required=recording, help="as in sqlite:FILE"
+            "--log", type=named_log, metavar="FILE", required=recording, help="as in sqlite:FILE"
         )
         action.add_argument(
             "--samples", metavar="FOLDER", type=Path, required=recording, help="of JSON files"
@@ -103,16 +103,17 @@ def _sql(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    engine = engine_of(options.app)
+    named = options.log
+    engine = engine_of(options.app, None if named is None else named.text)
     registry = _registry_of(engine)
     findings: list[Finding] = []
     compared: list[str] = []
-    if options.log is not None:
-        with options.log.outside(Ports()).log_reader() as log:
+    if named is not None:
+        with named.backend.outside(Ports()).log_reader() as log:
             stored = log.event_types()
             findings += check_types(registry, stored)
             findings += check_commands(engine.timed.decode, _waiting(log))
-        compared.append(f"{len(stored)} stored in {options.log.name}")
+        compared.append(f"{len(stored)} stored in {named.backend.name}")
     if options.samples is not None:
         samples = _read(options.samples)
         findings += check_samples(registry, samples)
@@ -164,7 +165,7 @@ class _Scheduled(msgspec.Struct):
 
 
 def _record(options: argparse.Namespace) -> int:
-    registry = _registry_of(engine_of(options.app))
+    registry = _registry_of(engine_of(options.app, options.log.text))
     folder: Path = options.samples
     folder.mkdir(parents=True, exist_ok=True)
     kept = {(sample.name, sample.version) for sample in _read(folder)}
@@ -173,13 +174,13 @@ def _record(options: argparse.Namespace) -> int:
         for kind in registry.types
         if (kind.name, kind.version) not in kept
     }
-    for sample in _find(options.log, wanted):
+    for sample in _find(options.log.backend, wanted):
         text = msgspec.json.format(msgspec.json.encode(sample), indent=2)
         path = folder / f"{sample.name}.{sample.version}.json"
         path.write_bytes(text + b"\n")
         tell(f"wrote {path}")
     for name, version in wanted:
-        tell(f"still missing: {name} version {version}, which is not in {options.log.name}")
+        tell(f"still missing: {name} version {version}, which is not in {options.log.backend.name}")
     return FAILED if wanted else DONE
 
 

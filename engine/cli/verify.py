@@ -146,7 +146,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: Report) -> Verified:
-    engine = None if options.app is None else engine_of(options.app)
+    engine = None if options.app is None else engine_of(options.app, options.file)
     kinds = () if engine is None else definitions_of(engine.aggregates)
     window = {d.kind: d.key_window for d in kinds}.get
     if "manifest.json" in Folder(options.file).names():

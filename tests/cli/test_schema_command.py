@@ -301,7 +301,7 @@ def test_wrong_arguments_are_told_in_one_line(
         ("import sys; sys.exit(0)", "app.py, line 1). Put what a script does"),
         ("make = lambda: exit(0)", "app:make gives no engine: its code ended the program"),
         ("\ndef make():\n    {}['x']", "gives no engine: KeyError: 'x' ("),
-        ("def make(a): ...", "missing 1 required positional argument: 'a'"),
+        ("def make(a, b): ...", "missing 1 required positional argument: 'b'"),
         ("async def make(): ...", "app:make is no Engine"),
         ("x = 1 / 0", "cannot be imported from here: ZeroDivisionError: "),
         ("def make(", "SyntaxError: "),
