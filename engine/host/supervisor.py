@@ -96,6 +96,8 @@ class Supervisor:
         self._stop_asked = Bell()
         self._asked: set[anyio.abc.TaskGroup] = set()
         """Groups whose tasks have been asked to end."""
+        self.goes_on: Callable[[], bool] = _never
+        """Tells whether this process goes on without this engine: then its end is no failure."""
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -215,12 +217,13 @@ class Supervisor:
         closed.__cause__ = error
         for actor in self._directory.actors:
             actor.refuse_waiting(closed)
-        messages = shows_messages(self._logger)
-        self._logger.critical(
-            "the engine failed with %s\n%s",
-            described(error),
-            traceback_text(error, messages=messages),
-        )
+        if not self.goes_on():
+            messages = shows_messages(self._logger)
+            self._logger.critical(
+                "the engine failed with %s\n%s",
+                described(error),
+                traceback_text(error, messages=messages),
+            )
         assert self._intake.open == 0, "every accepted command has its answer"
 
     async def _close(self) -> None:
@@ -233,6 +236,10 @@ class Supervisor:
                 self._logger.error("closing failed\n%s", traceback_text(error, messages=messages))
                 if self._life.state != "failed":
                     self._life.state, self._life.failed = "failed", error
+
+
+def _never() -> bool:
+    return False
 
 
 def _name_of(run: Callable[[], Awaitable[None]]) -> str:

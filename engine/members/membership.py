@@ -283,6 +283,7 @@ class Membership:
                 return own and not self._stop.is_set() and self._forwarding.rescue(mail, error)
 
             wiring.rescue_by(rescue)
+            wiring.supervisor.goes_on = lambda: _is_succeeded(wiring)  # as a member
         return serving
 
     async def _until_the_end(self, wiring: Wiring) -> None:

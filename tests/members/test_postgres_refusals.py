@@ -7,6 +7,7 @@ nothing of it fits. Then nothing is appended, which would tell that the log is a
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ def log(postgres: Server) -> str:
 
 @pytest.mark.parametrize("key", ["k", None], ids=["with-a-key", "without"])
 async def test_it_is_handed_on_to_the_next_owner(
-    log: str, tmp_path: Path, postgres: Server, key: str | None
+    log: str,
+    tmp_path: Path,
+    postgres: Server,
+    caplog: pytest.LogCaptureFixture,
+    key: str | None,
 ) -> None:
     async with AsyncExitStack() as stack:
         owner, member = await some(tmp_path, 2, stack, store=log)
@@ -64,6 +69,8 @@ async def test_it_is_handed_on_to_the_next_owner(
         assert (await member.state(Counter, "c")).total == 11
         await until(lambda: part(owner).role == "member")
         assert owner.failed is None
+    assert "Nothing was written. This process is a member from now on." in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.WARNING]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,7 @@ async def test_the_store_says_that_the_log_is_another_engines(
     taking = AppendRequest([Write("c:1", 0, [tagged])], [TakeClaim("mail", "x", "c:1")])
     await append(owner, request("a:1", 0, 1), taking)
 
-    with pytest.raises(StoreFailed, match="another engine has taken this log over") as failed:
+    with pytest.raises(StoreFailed, match="taken this log over.*Run one engine, or give") as failed:
         await append(former, refused)
 
     assert (failed.value.written, failed.value.stopped) == (False, True)

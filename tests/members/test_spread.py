@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter as Tally
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -203,7 +204,9 @@ async def test_a_new_owner_answers_only_when_the_former_one_has_seen_that_or_is_
             assert was_held == [False]
 
 
-async def test_an_owner_answers_nothing_when_its_lease_is_over(log: str) -> None:
+async def test_an_owner_answers_nothing_when_its_lease_is_over(
+    log: str, caplog: pytest.LogCaptureFixture
+) -> None:
     short = log.replace("lease=5", "lease=1")
     async with owners(short, 2) as [first, second]:
         mine = owned_by(first)[0]
@@ -220,6 +223,8 @@ async def test_an_owner_answers_nothing_when_its_lease_is_over(log: str) -> None
         await again
         await until(lambda: is_settled(first, 2))
         assert first.failed is None
+    assert "Nothing was written. This process joins them again." in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.WARNING]
 
 
 async def test_who_does_not_own_a_slot_answers_nobody(log: str) -> None:

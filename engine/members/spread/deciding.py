@@ -162,6 +162,7 @@ class Spread:
             wiring.reception.astray = self._router.astray
             wiring.reception.is_another_ones = self._router.is_another_ones
             wiring.rescue_by(self._router.rescue)
+            wiring.supervisor.goes_on = lambda: _is_succeeded(wiring)
             self._router.adopt(wiring, _attending(wiring))
             if not started.done():
                 started.set_result(None)
@@ -177,8 +178,10 @@ class Spread:
                 self.wiring = None
                 self._router.forget()
                 await serving.close()
-        if wiring.life.failed is not None and not getattr(wiring.store, "is_succeeded", False):
-            raise wiring.life.failed
+        if wiring.life.failed is not None:
+            if not _is_succeeded(wiring):
+                raise wiring.life.failed
+            self._logger.warning("%s This process joins them again.", wiring.life.failed)
 
     async def _answered(self) -> None:
         """Let other members answer what they have of this process, which leaves."""
@@ -217,9 +220,7 @@ class Spread:
             is_owner=lambda: wiring.life.state == "running",
             logger=self._logger,
             own=self._told,
-            is_another_ones=lambda error: (
-                is_elsewhere(error) or bool(getattr(wiring.store, "is_succeeded", False))
-            ),
+            is_another_ones=lambda error: is_elsewhere(error) or _is_succeeded(wiring),
             failpoint=self._failpoint,
         )
 
@@ -228,6 +229,11 @@ def _attending(wiring: Wiring) -> Attending:
     store: Any = wiring.store
     attending: Attending = store.attendance
     return attending
+
+
+def _is_succeeded(wiring: Wiring) -> bool:
+    """Tell whether an engine ended only since others took it for dead."""
+    return bool(getattr(wiring.store, "is_succeeded", False))
 
 
 def _let_go(wiring: Wiring, moved: Mapping[str, int]) -> None:

@@ -160,6 +160,7 @@ class PostgresStore:
     async def _begin(self, driver: Driver, line: Line) -> Writer:
         """Read what the log has; give it back where that fails, so that nobody waits for it."""
         writer = self._writer_over(driver, line)
+        writer.is_met = bool(self._meets)
         try:
             with line.answering(self.address.answer_seconds):
                 await writer.begin()

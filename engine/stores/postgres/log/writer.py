@@ -50,6 +50,7 @@ _BEGUN_ALREADY: Final = "23505"
 """The SQLSTATE of two events for one place of a stream."""
 _PLANS_MAX: Final = 5
 """How often a batch is planned anew, where streams move while it is planned."""
+_ALONE: Final = " Run one engine, or give each of them join=True."
 _LIMITS: Final = (
     "SET LOCAL lock_timeout = '5s'; "
     f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'"
@@ -96,6 +97,8 @@ class Writer:
         """Name and version by number."""
         self.stopped: StoreFailed | None = None
         """Why nothing more is appended."""
+        self.is_met = False
+        """Whether the engine has members, or other owners beside it."""
         self.is_succeeded = False
         """Whether that is only since another engine has the log, or may have it."""
         self.reconnects = 0
@@ -444,7 +447,7 @@ class Writer:
         self.is_succeeded = self.stopped is None or self.is_succeeded
         return self._fail(
             f"{self._address.name}: another engine has taken this log over, since this one did not "
-            f"renew its lease in time. Nothing was written. Run one engine."
+            f"renew its lease in time. Nothing was written.{'' if self.is_met else _ALONE}"
         )
 
     def _moving(self) -> StoreFailed:
