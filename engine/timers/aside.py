@@ -19,7 +19,7 @@ from ..stores.contract.log import Store
 from ..stores.contract.timers import SettledTimer, WaitingTimer
 from .tally import Tally
 
-__all__ = ["UNKNOWN", "Aside", "has_failed"]
+__all__ = ["UNKNOWN", "Aside", "has_failed", "reason_of"]
 
 UNKNOWN: Final = "HandlerFailed (of another release): "
 """How the cause begins of one that another release may know; it stands in logs."""
@@ -29,6 +29,15 @@ _PAGE: Final = 1_024
 def has_failed(timer: WaitingTimer) -> bool:
     """Tell whether a timer is set aside since its command failed, and not by an operator."""
     return timer.parked and not timer.cancelled
+
+
+def reason_of(error: BaseException) -> tuple[BaseException, str]:
+    """Give why a command has failed, and how the cause begins if another release may know it.
+
+    A schedule's own command is known to each release; the one that it has to run may not be.
+    """
+    inside = error.__cause__
+    return (inside, UNKNOWN) if isinstance(inside, HandlerFailed) else (error, "")
 
 
 class Aside:

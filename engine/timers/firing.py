@@ -58,7 +58,7 @@ from ..stores.contract.timers import (
     TimerKey,
     WaitingTimer,
 )
-from .aside import UNKNOWN, Aside, has_failed
+from .aside import UNKNOWN, Aside, has_failed, reason_of
 from .giving import Fire, Flying, TellRejection
 from .settling import SPENT, Settling, spent
 from .tally import Tally
@@ -451,7 +451,7 @@ class Firing:
             self._land(timer)  # else the engine ends, and the next one looks what stands
         else:
             self._failed += 1
-            self.settling.add(self._postponed(timer, error))
+            self.settling.add(self._postponed(timer, *reason_of(error)))
 
     def _postponed(self, timer: WaitingTimer, error: BaseException, why: str = "") -> SettledTimer:
         """Let a timer wait again, or set it aside."""

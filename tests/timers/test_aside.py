@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from engine import (
     Limits,
     MemoryStore,
     Ports,
+    Schedule,
     TimerStatistics,
     applies,
     handles,
 )
 from engine.stores.contract.timers import SettledTimer
+from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.scenario import ManualClock
 from engine.timers.tally import Tally
 from tests.support.postgres import Server
 from tests.support.waiting import settle, until
 
-from .kettles import Forget, Kettle, SwitchOff, SwitchOn, failing, runs
+from .kettles import Forget, Kettle, SwitchOff, SwitchOn, Whistle, failing, runs
 
 START = 1_000_000_000
 LIMITS = Limits(timer_retries=1)
@@ -161,6 +164,28 @@ async def test_what_an_older_release_set_aside_is_run_by_the_newer_one(
         await stands(engine, clock, waiting=0, parked=0)
 
     assert [kettle for _, kettle, _ in runs] == ["l"]
+
+
+async def test_a_schedule_that_an_older_release_set_aside_goes_on_in_the_newer_one(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """The command of its timer is the schedule's own, which both know; they differ in the other."""
+    path = f"sqlite:{tmp_path / 'log.db'}"
+    async with opened(path, clock, Kettle, Schedule) as engine:
+        await engine.schedule(Whistle("k"), "hourly", every=timedelta(hours=1))
+    clock.advance(3_600)
+    async with opened(path, clock, Lamp, Schedule) as older:
+        await until(lambda: numbers(older).failed == 1)
+        clock.advance(2)
+        await until(lambda: numbers(older).parked == 1)
+    with SqliteLogReader(str(tmp_path / "log.db")) as log:
+        [timer] = log.read_timers(timers_max=9)
+    assert "of another release): the command 'whistle' of a timer is handled by 0" in timer.cause
+    async with opened(path, clock, Kettle, Schedule) as engine:
+        await until(lambda: len(runs) == 1)
+        clock.advance(3_600)
+        await until(lambda: len(runs) == 2)
+        await stands(engine, clock, waiting=1, parked=0)
 
 
 async def test_what_this_release_failed_at_stays_set_aside_over_a_start(
