@@ -170,8 +170,8 @@ class SqliteKeys:
     def _open_to_read(self, ports: Ports, log_id: str) -> int:
         if not files_of(ports).size(self._path):
             raise StoreRefused(
-                f"there are no keys at {self._path}, and events of this log have personal fields: "
-                f"give the log's own file of keys, as keys="
+                f"there are no keys at {self._path}: nothing of this log was ever encrypted, or "
+                f"its keys are elsewhere. Then give the log's own file of keys, as keys= or --keys"
             )
         with self._failures("opened"):
             self._reader = files_of(ports).connect(self._path, readonly=True)
