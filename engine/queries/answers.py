@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ from ..model.messages import Query, Receipt, instead_text, position_of
 from ..runtime.within import within
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
-from ..stores.contract.views import ViewsStates
+from ..stores.contract.views import ViewsState, ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan
 from .declared import AnswerDefinition, answers_of, check_awaited, judged
 from .inside import ViewsFor, answering, views_inside
@@ -280,6 +280,16 @@ class Answers:
             or reached[name][1] != self._projectors[name].resets
         ]
 
+    def _unserved(self, names: Iterable[str], state: ViewsState) -> Sequence[str]:
+        """Give which of these projections serve nothing: others keep them, or they are built."""
+        there = state.positions
+        with_tables = [n for n in names if self._projectors[n].definition.has_tables]
+        return [
+            name
+            for name in with_tables
+            if name in self._left_out or (there is not None and name not in there)
+        ]
+
     async def _read(self, asked: _Asked) -> Any:
         """Let a query be answered from one state of the views."""
         for name in asked.definition.projections or ():
@@ -304,11 +314,13 @@ class Answers:
                 # Whoever watches would take it for the end of his watch.
                 name = type(asked.query).__name__
                 raise UsageError(f"the answer to {name} raised StopAsyncIteration") from error
-            except Exception:
+            except Exception as error:
                 if not state.is_torn or holding == self._state_seconds:
+                    for name in self._unserved(asked.definition.projections or (), state):
+                        raise ProjectionUnserved(name) from error  # its tables are others
                     raise
             else:
-                for name in views.read & self._left_out:
+                for name in self._unserved(views.read, state):
                     raise ProjectionUnserved(name)  # a statement has read what nobody keeps
                 check_awaited(asked.query, answer)
                 if not state.is_torn:
