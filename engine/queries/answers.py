@@ -163,7 +163,7 @@ class Answers:
         return self._by_query
 
     def leave_out(self, projections: Set[str]) -> None:
-        """Answer nothing from these projections; they are waited for no more."""
+        """Answer nothing from these projections."""
         self._left_out = projections
 
     def observe(self, watch: Observer | None) -> None:
@@ -373,10 +373,9 @@ class Answers:
 
     def _named(self, definition: AnswerDefinition) -> Sequence[str]:
         if definition.projections is not None:
-            return tuple(name for name in definition.projections if name not in self._left_out)
+            return definition.projections
         # Sinks and reactors are outside the views: who wants to wait for one says so.
-        names = (n for n, p in self._projectors.items() if p.definition.has_tables)
-        return tuple(name for name in names if name not in self._left_out)
+        return tuple(n for n, p in self._projectors.items() if p.definition.has_tables)
 
     async def _wait_for(
         self, names: Sequence[str], position: int, deadline: float, *, again: bool = False
