@@ -33,7 +33,7 @@ from ..errors import (
     WrongVersion,
 )
 from ..model.messages import Receipt
-from ..runtime.safely import safe_logger
+from ..runtime.safely import described, safe_logger
 from ..runtime.tracebacks import traceback_text
 from .bad_request import BadRequest
 
@@ -96,6 +96,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 _SERVERS_FAULT: Final = 500
+_PASSES: Final = 503
 _INTERNAL = "something is wrong inside; it was logged, and nothing about it is told here"
 
 
@@ -108,15 +109,22 @@ def problem_of(
     """Give what HTTP says to an error of the engine; log what is the server's own fault.
 
     A rejection is 409 with its own code, or what `statuses` has for that code. That is 404, for
-    instance, if it means that an order is not there. An answer with 500 or more is logged with the
-    error's traceback: to `logger`, or to the one named "foldline".
+    instance, if it means that an order is not there. An answer with 500 or more is logged: to
+    `logger`, or to the one named "foldline". What passes by itself is one line, and all else has
+    the error's traceback.
     """
     problem = _problem_of(error, statuses)
     if problem.status >= _SERVERS_FAULT:
-        safe_logger(logger).error(
-            "answered with %d %s\n%s", problem.status, problem.code, traceback_text(error)
-        )
+        told = _logged(error, passes=problem.status == _PASSES)
+        safe_logger(logger).error("answered with %d %s%s", problem.status, problem.code, told)
     return problem
+
+
+def _logged(error: EngineError | BadRequest | TimeoutError, *, passes: bool) -> str:
+    is_known = isinstance(error, EngineError) and not isinstance(error, Rejected)
+    if passes and is_known and error.__cause__ is None:
+        return f": {described(error)}"  # where it was raised helps nobody, once for each request
+    return f"\n{traceback_text(error)}"
 
 
 def _problem_of(

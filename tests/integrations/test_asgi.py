@@ -135,6 +135,24 @@ def test_what_is_said_to_be_logged_is_logged(caplog: pytest.LogCaptureFixture) -
     assert "StoreRefused: another log" in caplog.text
 
 
+def test_what_passes_by_itself_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    errors: list[EngineError] = [
+        ProjectionLag(9, {"boxes": 4}, {"boxes": "stopped"}),
+        Closed("it stops"),
+        Rejected("later", SECRET),
+    ]
+    for error in errors:
+        try:
+            raise error
+        except EngineError as caught:
+            problem_of(caught, {"later": 503})
+
+    lines = [record.getMessage().count("\n") for record in caplog.records]
+    assert (lines[:2], lines[2] > 0) == ([0, 0], True)
+    assert "answered with 503 views-lag: ProjectionLag: position 9" in caplog.text
+    assert SECRET not in caplog.text
+
+
 def test_a_lost_precondition_tells_the_version_that_was_found() -> None:
     assert problem_of(WrongVersion("box:1", 3, 5)).headers["ETag"] == '"5"'
 
