@@ -55,8 +55,10 @@ class Draft(msgspec.Struct, frozen=True):
     checksum: int | None = None
     position: int | None = None
     """Its place in the log that was exported, where it says so."""
-    moved: bytes | None = None
-    """Its metadata at any other place; None if it is the same at each."""
+    moved: Metadata | None = None
+    """Its metadata at any other place, but for the place of its timer; None if it is the same."""
+    timers: Sequence[str] = ()
+    """Names of the timers that it sets."""
 
 
 Drafts = Callable[[SourceEvent], Iterator[Draft]]
@@ -226,10 +228,11 @@ class ExportedDrafts:
             line.checksum,
             line.position,
             _moved(metadata, stored),
+            [name for name, *_ in metadata.timers],
         )
 
 
-def _moved(metadata: Metadata, stored: StoredEvent) -> bytes | None:
+def _moved(metadata: Metadata, stored: StoredEvent) -> Metadata | None:
     """Give the metadata of an event that gets another place than it had; None for the same.
 
     The engine's own keys, of timers and reactions, have places of the former log. Here another
@@ -238,10 +241,8 @@ def _moved(metadata: Metadata, stored: StoredEvent) -> bytes | None:
     if metadata.fired is None and reaction_of(stored) is None:
         return None
     bare = Metadata()
-    return encode_metadata(
-        msgspec.structs.replace(
-            metadata, key=None, fingerprint=None, events=bare.events, reply=bare.reply
-        )
+    return msgspec.structs.replace(
+        metadata, key=None, fingerprint=None, events=bare.events, reply=bare.reply
     )
 
 

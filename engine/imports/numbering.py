@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
+import msgspec
+
 from ..errors import InvalidInput
+from ..model.codec import Metadata, encode_metadata
 from ..model.decisions import Claim
 from ..model.stored import ENCODING_JSON, EventType, StoredEvent, checksum_of
 from ..stores.contract.claims import ClaimKey, HeldClaim
+from ..stores.contract.timers import TimerKey
 from .drafts import Draft
 
 __all__ = ["Numbering"]
@@ -32,6 +36,8 @@ class Numbering:
         self._versions: dict[str, int] = {}
         self._types: dict[tuple[str, int], EventType] = {}
         self._claims: dict[ClaimKey, HeldClaim] = {}
+        self._timers: dict[TimerKey, int] = {}
+        """Where each was set last."""
         self._position = 0
         self._recorded = 0
 
@@ -70,8 +76,9 @@ class Numbering:
                 f"{draft.checksum} when it was exported: it was changed"
             )
         if draft.moved is not None and draft.position != position:
-            metadata = draft.moved
+            metadata = self._moved(draft.moved)
             checksum = checksum_of(*place, ENCODING_JSON, draft.payload, metadata)
+        self._timers.update(((draft.stream, name), position) for name in draft.timers)
         self._keep_claims(draft, position)
         self._types.setdefault((kind.name, kind.version), kind)
         self._versions[draft.stream] = version
@@ -80,6 +87,14 @@ class Numbering:
             *(position, draft.stream, version, kind.name, kind.version, recorded),
             *(draft.payload, metadata, ENCODING_JSON, checksum, recorded - draft.time),
         )
+
+    def _moved(self, metadata: Metadata) -> bytes:
+        """Let metadata name the place that its timer has here: else the log says that it waits."""
+        if metadata.fired is not None:
+            stream, name, before = metadata.fired
+            fired = stream, name, self._timers.get((stream, name), before)
+            metadata = msgspec.structs.replace(metadata, fired=fired)
+        return encode_metadata(metadata)
 
     def _check(self, draft: Draft, version: int) -> None:
         if draft.version is not None and draft.version != version:

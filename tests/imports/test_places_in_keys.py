@@ -45,6 +45,21 @@ async def test_a_timer_at_the_place_of_a_former_logs_timer_is_fired(tmp_path: Pa
     assert rang == [2, 4]
 
 
+async def test_a_timer_that_was_fired_early_in_a_former_log_is_not_called_lost(
+    tmp_path: Path,
+) -> None:
+    path, lines, again = (str(tmp_path / name) for name in ("a.db", "b.jsonl", "b.db"))
+    async with make_engine(f"sqlite:{path}") as engine:
+        for bell in "ab":
+            await rung(engine, bell)
+        await engine.fire_timer("bell:b", "later")
+        await until(lambda: engine.statistics().timers.fired == 3)
+    assert main(["export", path, "--to", lines, "--stream", "bell:b"]) == 0
+    assert main(["import", lines, again, *APP]) == 0
+    assert main(["timers", again, "--verify"]) == 0
+    assert main(["verify", again]) == 0
+
+
 KEYS: dict[str, tuple[dict[str, Any], bool]] = {
     "timer": ({"key": "timer:8:soon", "fired": ["bell:b", "soon", 8]}, True),
     "reaction": ({"key": "reaction:echo:8:0", "depth": 1}, True),
