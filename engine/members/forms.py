@@ -24,8 +24,9 @@ from msgspec.structs import astuple
 from ..errors import DefinitionError, EngineError, InvalidInput, OutcomeUnknown, Voided
 from ..model.checking import is_id
 from ..model.messages import Command
-from ..model.numbers import Names, changed_number, has_numbers, names_in
+from ..model.numbers import Names, changed_number, names_in
 from ..model.sameness import first_difference
+from ..model.shape import has_numbers
 from ..runtime.safely import as_error, described, text_of
 from .moments import decode_with_zones, encode_with_zones, fixed, is_with_zones
 

@@ -23,6 +23,7 @@ import msgspec
 from ..errors import Closed, EngineError, OutcomeUnknown, UsageError, Voided
 from ..health.facts import Facts
 from ..model.messages import Envelope, Receipt
+from ..model.numbers import names_in, with_names
 from ..projections.operations import Projections
 from ..runtime.futures import retrieve
 from ..runtime.machine import process_number
@@ -454,6 +455,7 @@ def _instead(answer: Answer, error: Exception) -> Failed:
 
 
 def _done(number: int, receipt: Receipt) -> Done:
-    reply = None if receipt.reply is None else msgspec.json.encode(receipt.reply)
+    given = receipt.reply
+    reply = None if given is None else with_names(msgspec.json.encode(given), names_in(given))
     place = receipt.stream, receipt.version, receipt.position
     return Done(number, *place, reply, receipt.others)

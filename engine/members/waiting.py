@@ -97,8 +97,8 @@ def as_told(error: BaseException, waiting: Waiting) -> BaseException:
 def give_receipt(done: Done, waiting: Waiting) -> None:
     """Answer with a receipt; if its reply is none here, nobody is told that nothing was run."""
     try:
-        form = None if done.reply is None else reply_of(type(waiting.envelope.command))
-        reply = None if form is None or done.reply is None else form.read(done.reply)
+        form = reply_of(type(waiting.envelope.command))
+        reply = None if form is None else form.read(done.reply or b"null")
         receipt = Receipt(done.stream, done.version, done.position, reply, done.others)
         waiting.answer.set_result(receipt)
     except BaseException as error:  # of the reply's class, whatever it is

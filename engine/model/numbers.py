@@ -1,4 +1,4 @@
-"""What an enum's numbers were called as a value was stored: beside a command that waits as JSON.
+"""What an enum's numbers were called as a value was stored: a command that waits, a reply, as JSON.
 
 Rules: a number is told with its name, so that it never stands for another member in silence, as
 with `auto()` after a member went. A former name that a member still has is as good. What was stored
@@ -9,6 +9,7 @@ knows no timer.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum, Flag
@@ -16,12 +17,19 @@ from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 
-from .shape import gives_own_names, schema_hash
-
-__all__ = ["Names", "changed_number", "has_numbers", "names_in", "with_names", "without_names"]
+__all__ = [
+    "Names",
+    "changed_number",
+    "gives_own_names",
+    "names_in",
+    "with_names",
+    "without_names",
+]
 
 _KEY: Final = "#names"
 """Of the names among a value's fields; no field of Python's is called so."""
+_VALUE: Final = "#value"
+"""Of a value that is no object, beside its names."""
 _MARK: Final = f'"{_KEY}":'.encode()
 Names: TypeAlias = Sequence[tuple[int, str]]
 _encode: Final = msgspec.json.Encoder().encode
@@ -29,9 +37,9 @@ _parts_of: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _names_of: Final = msgspec.json.Decoder(list[tuple[int, str]]).decode
 
 
-def has_numbers(cls: type[msgspec.Struct]) -> bool:
-    """Tell whether values of a class may have members of enums whose values are numbers."""
-    return schema_hash(cls) != schema_hash(cls, meaning=True)
+def gives_own_names(cls: type[Enum]) -> bool:
+    """Tell whether an enum is the host's: releases of Python name members of `HTTPStatus` anew."""
+    return cls.__module__.partition(".")[0] not in sys.stdlib_module_names
 
 
 def names_in(value: object) -> Names:
@@ -43,17 +51,21 @@ def with_names(payload: bytes, names: Names) -> bytes:
     """Put names beside the fields of what is encoded."""
     if not names:
         return payload
-    parts = _parts_of(payload)
+    is_object = payload.startswith(b"{")
+    parts = _parts_of(payload) if is_object else {_VALUE: msgspec.Raw(payload)}
     return payload if _KEY in parts else _encode({**parts, _KEY: names})
 
 
 def without_names(payload: bytes) -> tuple[bytes, Names]:
     """Give what is encoded as it is, and the names that stood beside its fields."""
-    if _MARK not in payload:
+    if _MARK not in payload or not payload.startswith(b"{"):
         return payload, ()
     parts = _parts_of(payload)
     names = parts.pop(_KEY, None)
-    return (payload, ()) if names is None else (_encode(parts), _names_of(names))
+    if names is None:
+        return payload, ()
+    value = parts.get(_VALUE)
+    return _encode(parts) if value is None else bytes(value), _names_of(names)
 
 
 def changed_number(value: object, names: Names) -> tuple[int, str, str] | None:

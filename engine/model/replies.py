@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..runtime.safely import as_error
 from .exact import Exactness, change_of, decode_deep, exactness_of
+from .numbers import changed_number, names_in, with_names, without_names
 
 __all__ = ["ReplyForm", "reply_form"]
 
@@ -36,6 +38,8 @@ class ReplyForm(msgspec.Struct, frozen=True):
     decode: Callable[[bytes | msgspec.Raw], Any]
     is_plain: bool
     """Whether `==` tells all of a reply, and none is nested deeper than the stack."""
+    may_have_enums: bool
+    """Whether a reply may have members of enums, which are told with their names."""
 
     def kept(self, reply: Any, bytes_max: int) -> tuple[Any, bytes]:
         """Give a copy of a reply and its bytes; raise HandlerFailed for one that cannot be kept."""
@@ -60,16 +64,21 @@ class ReplyForm(msgspec.Struct, frozen=True):
                 f"the reply to {self.command} has {len(payload)} bytes, above Limits.reply_bytes "
                 f"at {bytes_max}. Nothing was written: reply less, and let a view answer the rest."
             )
-        return read, payload
+        return read, self._named(reply, payload)
+
+    def _named(self, reply: Any, payload: bytes) -> bytes:
+        return with_names(payload, names_in(reply)) if self.may_have_enums else payload
 
     def read(self, payload: bytes | None) -> Any:
         """Give a reply that was kept; raise HandlerFailed where it is none of the type today."""
         cause: Exception | None = None
         if payload is not None:
             try:
+                payload, names = without_names(payload) if self.may_have_enums else (payload, ())
                 reply = self._decoded(payload)
                 again = _encode(reply)
-                if again == payload or _says_all(_plain(again), _plain(payload)):
+                says_all = again == payload or _says_all(_plain(again), _plain(payload))
+                if says_all and changed_number(reply, names) is None:
                     return reply
             except BaseException as error:  # of the type's own code, whatever it is
                 cause = as_error(error)
@@ -121,7 +130,21 @@ def reply_form(cls: type, base: type, local: Mapping[str, Any]) -> ReplyForm | N
     exactness = exactness_of(wrapper, "the reply of command")
     decode = msgspec.json.Decoder(hints["reply"]).decode
     is_plain = not exactness.deep and not exactness.doubtful
-    return ReplyForm(cls.__name__, exactness, decode, is_plain)
+    may_have_enums = _may_have_enums(inspect.type_info(wrapper), set())
+    return ReplyForm(cls.__name__, exactness, decode, is_plain, may_have_enums)
+
+
+def _may_have_enums(part: Any, seen: set[int]) -> bool:
+    """Tell whether values of a type, as msgspec describes it, may have members of enums."""
+    if id(part) in seen:
+        return False
+    seen.add(id(part))
+    if isinstance(part, tuple):
+        return any(_may_have_enums(each, seen) for each in _listed(part))
+    if isinstance(part, inspect.EnumType | inspect.AnyType | inspect.CustomType):
+        return True
+    inner = getattr(part, "__struct_fields__", ())
+    return any(_may_have_enums(getattr(part, name), seen) for name in inner)
 
 
 def _declared(cls: type, base: type) -> Any:

@@ -12,7 +12,6 @@ wrote under the same version is gone on from only where what is absent there is 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import typing
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -27,10 +26,11 @@ from ..errors import DefinitionError
 from .annotations import defaults_of, struct_of
 from .exact import holds_itself
 from .messages import Event
+from .numbers import gives_own_names
 from .personal import has_marks
 from .stored import LATER, EventType
 
-__all__ = ["CLASSES_MAX", "event_type", "gives_own_names", "schema_hash"]
+__all__ = ["CLASSES_MAX", "event_type", "has_numbers", "schema_hash"]
 
 _canonical = msgspec.json.Encoder(order="deterministic", enc_hook=repr)
 
@@ -41,11 +41,6 @@ CLASSES_MAX: Final = 4_096
 """Of how many classes it is kept what they look like: each engine of a process asks anew."""
 
 
-def gives_own_names(cls: type[Enum]) -> bool:
-    """Tell whether an enum is the host's: releases of Python name members of `HTTPStatus` anew."""
-    return cls.__module__.partition(".")[0] not in sys.stdlib_module_names
-
-
 def schema_hash(cls: type[msgspec.Struct], *, meaning: bool = False) -> str:
     """Give 16 hexadecimal digits that change when the encoded form of a struct can change.
 
@@ -53,6 +48,11 @@ def schema_hash(cls: type[msgspec.Struct], *, meaning: bool = False) -> str:
     for a field that was left out, or a number of an enum gets another name.
     """
     return _hash(_Shape(defaults=meaning, names=meaning).of(_info(cls)))
+
+
+def has_numbers(cls: type[msgspec.Struct]) -> bool:
+    """Tell whether values of a class may have members of enums whose values are numbers."""
+    return schema_hash(cls) != schema_hash(cls, meaning=True)
 
 
 @lru_cache(maxsize=CLASSES_MAX)

@@ -22,7 +22,8 @@ from .exact import Exactness, decode_deep, exactness_of
 from .given import SECONDS_MAX, as_seconds, as_text, shown
 from .ids import as_id, check_id
 from .messages import Command, check_name
-from .numbers import changed_number, has_numbers, names_in, with_names, without_names
+from .numbers import changed_number, names_in, with_names, without_names
+from .shape import has_numbers
 
 __all__ = [
     "NO_TIMERS",

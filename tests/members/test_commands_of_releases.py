@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from engine import Aggregate, Command, Engine, Event, Id, Voided, applies, handles
+from engine import (
+    Aggregate,
+    Command,
+    Decision,
+    Engine,
+    Event,
+    Id,
+    OutcomeUnknown,
+    Voided,
+    applies,
+    handles,
+)
 
 
 class Marked(Event, name="marked"):
@@ -128,3 +139,75 @@ async def test_a_number_that_both_releases_call_the_same_arrives(tmp_path: Path)
         await member.execute(NumberedMark("p-1", Newer.NEW))
 
         assert (await owner.state(Parcel, "p-1")).name == "NEW"
+
+
+class Told(Command[int]):
+    """Of the next release, which replies."""
+
+    parcel: Id
+    state: Former
+
+
+class TellingParcel(Aggregate, kind="parcel"):
+    @handles
+    def mark(self, command: Told) -> Decision[Marked, int]:
+        return Decision(Marked(command.state.name), reply=command.state)
+
+    @applies
+    def marked(self, event: Marked) -> None:
+        pass
+
+
+class Shown(Command[Former]):
+    """Of the former release."""
+
+    parcel: Id
+    state: Former
+
+
+class ShowingParcel(Aggregate, kind="parcel"):
+    @handles
+    def mark(self, command: Shown) -> Decision[Marked, Former]:
+        return Decision(Marked(command.state.name), reply=Former.SENT)
+
+    @applies
+    def marked(self, event: Marked) -> None:
+        pass
+
+
+class NumberedShown(Command[Newer]):
+    """Of the next release, whose enum has a member more."""
+
+    parcel: Id
+    state: Former
+
+
+class NumberedShowingParcel(Aggregate, kind="parcel"):
+    @handles
+    def mark(self, command: NumberedShown) -> Decision[Marked, Newer]:
+        return Decision(Marked(command.state.name), reply=Newer.PAID)
+
+    @applies
+    def marked(self, event: Marked) -> None:
+        pass
+
+
+Told.__qualname__ = Shown.__qualname__ = NumberedShown.__qualname__ = Mark.__qualname__
+
+
+@pytest.mark.parametrize(
+    ("former", "newer", "command"),
+    [
+        (Parcel, TellingParcel, Told("p-1", Former.PAID)),
+        (ShowingParcel, NumberedShowingParcel, NumberedShown("p-1", Former.PAID)),
+    ],
+    ids=["none", "number"],
+)
+async def test_a_reply_of_another_release_is_never_told_as_another_one(
+    tmp_path: Path, former: type[Aggregate], newer: type[Aggregate], command: Command[object]
+) -> None:
+    async with shared(tmp_path, former) as owner, shared(tmp_path, newer) as member:
+        with pytest.raises(OutcomeUnknown, match="the command was run"):
+            await member.execute(command)
+
+        assert (await owner.state(former, "p-1")).version == 1
