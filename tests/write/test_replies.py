@@ -7,7 +7,6 @@ import dataclasses
 import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -327,63 +326,6 @@ async def test_a_kept_reply_is_read_where_the_type_of_today_keeps_all_it_says(
         else:
             reply = (await engine.execute(pay("h"), key="k")).reply
             assert (reply.total, set(reply.tags)) == (says, set("abcdefghijk"))
-
-
-class Paid(IntEnum):
-    OPEN = 1
-    PAID = 2
-
-
-class Held(IntEnum):
-    OPEN = 1
-    HELD = 2
-    PAID = 3
-
-
-class Settled(IntEnum):
-    OPEN = 1
-    PAID = 2
-    SETTLED = 2
-
-
-class PaidBill(msgspec.Struct):
-    state: Paid
-
-
-class HeldBill(msgspec.Struct):
-    state: Held
-
-
-class SettledBill(msgspec.Struct):
-    state: Settled
-
-
-@pytest.mark.parametrize(
-    ("first", "gave", "renamed", "other"),
-    [
-        (Paid, Paid.PAID, Settled, Held),
-        (PaidBill, PaidBill(Paid.PAID), SettledBill, HeldBill),
-        (list[PaidBill], [PaidBill(Paid.PAID)], list[SettledBill], list[HeldBill]),
-        (dict[Paid, int], {Paid.PAID: 1}, dict[Settled, int], dict[Held, int]),
-    ],
-    ids=["number", "struct", "list", "keys"],
-)
-async def test_a_kept_reply_is_not_read_with_another_member_of_an_enum(
-    tmp_path: Path, first: Any, gave: Any, renamed: Any, other: Any
-) -> None:
-    store = f"sqlite:{tmp_path}/log.db"
-    till, pay = paying(first, gave)
-    async with Engine([till], store=store) as engine:
-        assert (await engine.execute(pay("t"), key="k")).reply == gave
-    for declares in (first, renamed):
-        till, pay = paying(declares, gave)
-        async with Engine([till], store=store) as engine:
-            again = (await engine.execute(pay("t"), key="k")).reply
-            assert msgspec.json.encode(again) == msgspec.json.encode(gave)
-    till, pay = paying(other, gave)
-    async with Engine([till], store=store) as engine:
-        with pytest.raises(HandlerFailed, match="none of the declared type"):
-            await engine.execute(pay("t"), key="k")
 
 
 def declared(reply: Any) -> None:
