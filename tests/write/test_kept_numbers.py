@@ -1,4 +1,4 @@
-"""Replies that are kept with a key, and have numbers of an enum that another release calls otherwise."""
+"""Replies that are kept with a key, whose numbers of an enum another release calls otherwise."""
 
 from __future__ import annotations
 
