@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from inspect import isclass
@@ -430,6 +430,16 @@ def _mapping(key: _Check, item: _Check) -> _Check:
     return check
 
 
+def _is_placed(value: datetime | time) -> bool:
+    """Tell whether a time has a zone, and UTC has that moment: no table holds it otherwise."""
+    if isinstance(value, datetime):
+        try:
+            value.astimezone(UTC)
+        except OverflowError:
+            return False
+    return value.tzinfo is not None
+
+
 _PLAIN: Final[Mapping[type, tuple[str, tuple[type, ...]]]] = {
     inspect.NoneType: ("None", (type(None),)),
     inspect.BoolType: ("a bool", (bool,)),
@@ -457,7 +467,7 @@ _BOUNDS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     "min_length": lambda value, bound: len(value) >= bound,
     "max_length": lambda value, bound: len(value) <= bound,
     "pattern": lambda value, bound: re.search(bound, value) is not None,
-    "tz": lambda value, bound: (value.tzinfo is not None) is bound,
+    "tz": lambda value, bound: _is_placed(value) if bound else value.tzinfo is None,
 }
 _WORDS: Final[Mapping[str, str]] = {
     "ge": "at least",
@@ -468,5 +478,5 @@ _WORDS: Final[Mapping[str, str]] = {
     "min_length": "of a length of at least",
     "max_length": "of a length of at most",
     "pattern": "a text that matches",
-    "tz": "a time with a zone:",
+    "tz": "a time with a zone, in the years 1 to 9999 of UTC:",
 }

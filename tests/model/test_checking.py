@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import StrEnum
 from typing import (
@@ -200,6 +200,28 @@ def test_a_bound_is_looked_at_each_time() -> None:
         assert checked_copy(Few("f-1", number)).few == number
     with pytest.raises(InvalidInput, match="few must be at most 9"):
         checked_copy(Few("f-1", 10))
+
+
+class Placed(Command):
+    it: Id
+    at: Annotated[datetime, msgspec.Meta(tz=True)]
+    daily: Annotated[time, msgspec.Meta(tz=True)] = time(8, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        datetime(2026, 1, 2),
+        datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12))),
+        datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+    ],
+    ids=["without-a-zone", "behind-the-years", "before-the-years"],
+)
+def test_a_moment_that_no_table_can_hold_is_refused_by_a_field_with_zones(at: datetime) -> None:
+    sound = Placed("p-1", datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=-12))))
+    assert checked_copy(sound).at == sound.at
+    with pytest.raises(InvalidInput, match="at must be a time with a zone, in the years 1 to"):
+        checked_copy(Placed("p-1", at))
 
 
 class Unstudied(Command):
