@@ -37,7 +37,7 @@ from tests.support.counters import Add, Counter
 from tests.support.postgres import Server, asked, lose
 from tests.support.tallies import GetTally, Tallies, get_tallies, get_tally
 from tests.support.tallies import Tally as Tallied
-from tests.support.waiting import until
+from tests.support.waiting import settle, until
 
 
 @pytest.fixture
@@ -225,6 +225,22 @@ async def test_an_owner_answers_nothing_when_its_lease_is_over(
         assert first.failed is None
     assert "Nothing was written. This process joins them again." in caplog.text
     assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
+async def test_a_command_waits_where_the_engine_has_failed_and_another_one_follows(
+    log: str,
+) -> None:
+    """As behind a failover that lost events: its caller is not told to start a new engine."""
+    async with owners(log, 1) as [first]:
+        mine, life = owned_by(first)[0], deciding(first).life
+        life.state = "failed"
+        sent = asyncio.create_task(first.execute(Add(mine, 1)))
+        await settle()
+        assert not sent.done()
+        life.state = "running"
+        router(first).place_all()
+
+        assert (await sent).version == 1
 
 
 async def test_who_does_not_own_a_slot_answers_nobody(log: str) -> None:

@@ -207,7 +207,9 @@ class Router:
             return
         slot = slot_of(self._stream_of(waiting.envelope.command))
         own = self._own
-        if own is not None and self._ready[slot]:
+        # One that has failed is not disowned yet: what is this process's own waits for the next.
+        runs = own is not None and (waiting.is_served or own.wiring.life.state == "running")
+        if own is not None and runs and self._ready[slot]:
             send = own.wiring.reception.send_from
             if waiting.is_served:
                 send = self._decide_for_another
