@@ -2,7 +2,8 @@
 
 Rules: the log may be in use by its engine or at rest. To erase, the key is destroyed here and now.
 What was made of the data is let go of by the engine that runs, or by the next one as it starts: the
-exit status says which. At rest no `authorize` is asked: who may write the file of keys may do this.
+exit status says which. With --app that is the application's own, started here until it is done. At
+rest no `authorize` is asked: who may write the file of keys may do this.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from ..errors import Damaged, UsageError
+from ..engine import Engine
+from ..errors import Damaged, StoreLocked, UsageError
 from ..model.personal import is_subject
 from ..outside.personal import known_of
 from ..personal.vault import Vault
@@ -25,8 +27,9 @@ from ..runtime.ports import Ports
 from ..stores.contract.keys import Erasure
 from ..stores.contract.outside import LogReader
 from ..stores.urls import open_keys
+from .application import APP_HELP, engine_of
 from .layout import time_text
-from .options import DONE, FAILED, USAGE, log_file, seconds
+from .options import DONE, FAILED, USAGE, named_log, seconds
 from .output import Output, tell
 from .printing import counted
 from .tables import Column, Table, numbers
@@ -43,6 +46,8 @@ fields of events that are declared as Personal. The keys are found beside a log 
 --keys if they are elsewhere. At rest no `authorize` is asked."""
 
 _EPILOG = f"""\
+{APP_HELP}
+
 exit status:
   {DONE}    done, or shown
   {FAILED}    the files cannot be used, or an event not be decrypted. The error stream says why
@@ -71,7 +76,13 @@ def add_parser(subparsers: Any) -> None:
         metavar="SECONDS",
         help=f"how long to wait for the engine (default: {WAIT_SECONDS})",
     )
-    action.set_defaults(run=partial(_run, _erase))
+    action.add_argument(
+        "--app",
+        metavar="APP",
+        help="the application, started if no engine runs until its views have nothing of the "
+        "person; its timers, sinks and reactors run meanwhile",
+    )
+    action.set_defaults(run=_run_erase)
     action = _add(actions, "show", "show all events with personal fields of a person, as JSON")
     _add_subject(action)
     action.set_defaults(run=partial(_run, _show))
@@ -84,6 +95,11 @@ def _run(act: Callable[[argparse.Namespace], Awaitable[int]], options: argparse.
     return run(partial(act, options))
 
 
+def _run_erase(options: argparse.Namespace) -> int:
+    engine = None if options.app is None else engine_of(options.app, options.file.text)
+    return run(partial(_erase, options, engine))
+
+
 def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
     action: argparse.ArgumentParser = actions.add_parser(
         name,
@@ -93,7 +109,10 @@ def _add(actions: Any, name: str, told: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     action.add_argument(
-        "file", type=log_file, metavar="FILE", help="the log, as in sqlite:FILE or postgresql://..."
+        "file",
+        type=named_log,
+        metavar="FILE",
+        help="the log, as in sqlite:FILE or postgresql://...",
     )
     action.add_argument(
         "--keys", metavar="URL", help="the keys, as in sqlite:FILE or postgresql://..."
@@ -111,8 +130,8 @@ async def _opened(
 ) -> AsyncGenerator[tuple[LogReader, Vault]]:
     """Open the log and its keys."""
     ports = Ports()
-    with options.file.outside(ports).log_reader() as reader:
-        vault = Vault(open_keys(options.file.log(), options.keys))
+    with options.file.backend.outside(ports).log_reader() as reader:
+        vault = Vault(open_keys(options.file.backend.log(), options.keys))
         # Looked at first: what is not there is not made here.
         await vault.open(ports, reader.log_id, only_reads=True)
         if not only_reads:
@@ -124,7 +143,17 @@ async def _opened(
             await vault.close()
 
 
-async def _erase(options: argparse.Namespace) -> int:
+@asynccontextmanager
+async def _started(engine: Engine | None) -> AsyncGenerator[None]:
+    """Run the application meanwhile, unless an engine has the log already."""
+    async with AsyncExitStack() as running:
+        if engine is not None:
+            with suppress(StoreLocked):
+                await running.enter_async_context(engine)
+        yield
+
+
+async def _erase(options: argparse.Namespace, engine: Engine | None) -> int:
     subject: str = options.subject
     if not is_subject(subject):
         raise UsageError(f"{subject!r} names no person: nobody was erased")
@@ -137,7 +166,7 @@ async def _erase(options: argparse.Namespace) -> int:
                 f"as the events name it, as in guest:g-1"
             )
         try:
-            async with asyncio.timeout(options.wait):
+            async with _started(engine), asyncio.timeout(options.wait):
                 while await _is_unfinished(vault, begun):  # noqa: ASYNC110 - it is another process
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:

@@ -117,6 +117,25 @@ def test_the_command_line_erases_at_rest_and_says_that_views_wait(
     assert kept["finished"] is None
 
 
+def test_the_command_line_starts_the_application_at_rest_until_views_have_nothing_of_the_person(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert b"Annabella" in (tmp_path / "hotel.views.db").read_bytes()
+    app = "tests.personal.hotel:hotel"
+    assert main(["personal", "erase", store, "guest:g-1", "--wait", "30", "--app", app]) == 0
+    assert "views and memory have nothing of it any more" in capsys.readouterr().err
+    assert b"Annabella" not in (tmp_path / "hotel.views.db").read_bytes()
+
+
+async def test_the_command_line_leaves_it_to_the_engine_that_runs(tmp_path: Path) -> None:
+    store = await filled(tmp_path)
+    async with hotel(store) as engine:
+        more = "--wait", "60", "--app", "tests.personal.hotel:hotel"
+        arguments = ["personal", "erase", store, "guest:g-1", *more]
+        assert await asyncio.to_thread(main, arguments) == 0
+        assert [row.name for row in await engine.query(AllGuests())] == [ERASED, OTHER]
+
+
 def test_the_command_line_makes_no_file_of_keys(
     store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
