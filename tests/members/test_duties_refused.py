@@ -53,9 +53,10 @@ async def _rolled_back(log: str, former: Engine) -> None:
 
 
 async def test_the_refused_views_of_one_projection_stop_no_other(
-    postgres: Server, caplog: pytest.LogCaptureFixture
+    postgres: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = postgres.url(postgres.new_schema(), "lease=2")
+    monkeypatch.setattr(life, "_LEFT_SECONDS", 3600.0)
+    log = postgres.url(postgres.new_schema(), "lease=9")
     former = _of(log, "shop 41", Ledger1)
     await _rolled_back(log, former)
     try:
@@ -80,7 +81,7 @@ async def test_what_was_refused_is_left_to_others_and_tried_again(
     postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(life, "_LEFT_SECONDS", 3600.0)
-    log = postgres.url(postgres.new_schema(), "lease=2")
+    log = postgres.url(postgres.new_schema(), "lease=9")
     former = _of(log, "shop 41", Ledger1)
     await _rolled_back(log, former)
     try:
@@ -89,7 +90,7 @@ async def test_what_was_refused_is_left_to_others_and_tried_again(
             receipt = await builder.execute(Add("a", 1))
             assert await builder.query(GetLine("a"), at=receipt, timeout=20) == [1, 2]
             assert await former.query(GetLine("a"), at=receipt, timeout=20) == [1, 2]
-            assert "ledger1" in part(builder).duties
+            await until(lambda: "ledger1" in part(builder).duties)
         # Nobody declares it again: until it is tried again it stands where it was left.
         await until(lambda: former.statistics().projectors["ledger1"].state == "stopped")
         joined: Any = former._joined  # pyright: ignore[reportPrivateUsage]
