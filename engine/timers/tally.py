@@ -74,13 +74,13 @@ class Tally:
         self._change(-1, 1, doubtful=True)
 
     def let_wait(self, failed: int) -> None:
-        """Take that so many that had failed are tried again."""
-        self._change(failed, -failed)
+        """Take that so many that had failed are tried again, unless somebody else let them, too."""
+        self._change(failed, -failed, doubtful=failed > 0)
 
     def acted(self, *, waiting: int, failed: int, cancelled: bool) -> None:
         """Take what an operator did: how many more wait, and how many more have failed."""
         self._any_cancelled = self._any_cancelled or cancelled
-        self._change(waiting, failed)
+        self._change(waiting, failed, doubtful=failed < 0)
 
     def _change(self, waiting: int, failed: int, *, doubtful: bool = False) -> None:
         self.waiting += waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from engine import (
     applies,
     handles,
 )
-from engine.stores.contract.timers import SettledTimer
+from engine.stores.contract.timers import SettledTimer, WaitingTimer
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.scenario import ManualClock
 from engine.timers.tally import Tally
@@ -36,6 +37,7 @@ from tests.support.waiting import settle, until
 from .kettles import Forget, Kettle, SwitchOff, SwitchOn, Whistle, failing, runs
 
 START = 1_000_000_000
+FIRST = "kettle:a", "off"
 LIMITS = Limits(timer_retries=1)
 
 
@@ -266,6 +268,33 @@ async def test_a_count_is_not_taken_if_something_changes_meanwhile(clock: Manual
     # What was under way may have been counted, and is noted after that.
     tally.changed(1)
     assert told() == (1, 0, 1)
+
+
+class ReadTogether(MemoryStore):
+    """Gives a page of timers when as many have asked for one as are expected to."""
+
+    expected = 0
+
+    async def read_timers(
+        self, after: tuple[str, str] = ("", ""), *, timers_max: int
+    ) -> list[WaitingTimer]:
+        found = await super().read_timers(after, timers_max=timers_max)
+        self.expected -= 1
+        await until(lambda: self.expected <= 0)
+        return found
+
+
+@pytest.mark.parametrize("acts", ["retried-twice", "retried-and-fired"])
+async def test_what_two_people_let_wait_at_once_is_counted_once(
+    acts: str, clock: ManualClock
+) -> None:
+    store = ReadTogether()
+    async with opened(store, clock) as engine:
+        await set_aside(engine, clock, "a", "b")
+        store.expected = 2
+        other = engine.retry_timers() if acts == "retried-twice" else engine.fire_timer(*FIRST)
+        await asyncio.gather(engine.retry_timers(), other)
+        await stands(engine, clock, waiting=0, parked=0)
 
 
 class ToldLate(MemoryStore):
