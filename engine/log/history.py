@@ -27,7 +27,7 @@ from ..model.for_pydantic import core_schema, json_schema
 from ..model.given import WHOLE_MAX, made_twice, named, shown
 from ..model.ids import as_id, check_id
 from ..model.messages import Event, Meta
-from ..model.stored import StoredEvent
+from ..model.stored import EventType, StoredEvent
 from ..runtime.ports import Workers
 from ..runtime.safely import as_error
 from ..stores.contract.log import StreamPage, StreamRead
@@ -104,6 +104,10 @@ class SharedTags(TagSource, Protocol):
 
     async def tag_forms(self) -> Sequence[TagForm]:
         """Give the forms by which the index was made."""
+        ...
+
+    async def event_types(self) -> Sequence[EventType]:
+        """Give the types that the log has stored."""
         ...
 
 
@@ -337,9 +341,14 @@ class Histories:
             return
         kept = {(form.name, form.version): form for form in await source.tag_forms()}
         names = self.registry.names_of(definition.appliers)
-        for kind, tags in self.registry.tagged:
-            form = TagForm(kind.name, kind.version, tags.fields, tags.fixed)
-            if kind.name in names and kept.get((kind.name, kind.version)) != form:
+        forms = (
+            TagForm(t.name, t.version, each.fields, each.fixed) for t, each in self.registry.tagged
+        )
+        other = [f for f in forms if f.name in names and kept.get((f.name, f.version)) != f]
+        # Behind the forms: who appends the first event of a type has indexed it before.
+        stored = {(t.name, t.version) for t in await source.event_types()} if other else ()
+        for kind in other:
+            if (kind.name, kind.version) in stored:
                 raise StreamUnreadable(
                     f"{stream} cannot be folded here: {kind.name} version {kind.version} is found "
                     f"by other tags in this log than this release declares. Ask again when an "

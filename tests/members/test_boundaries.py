@@ -21,6 +21,7 @@ from engine import (
     StreamUnreadable,
     applies,
     decides,
+    upcasts,
 )
 from tests.members.joining import part
 from tests.write.courses import KINDS, Course, Enrol, Enrolment, Leave, Offer, Student, school
@@ -130,3 +131,63 @@ async def test_releases_with_other_tags_share_a_log(tmp_path: Path) -> None:
         await member.execute(new_sell("r", "b"))
         assert part(member).role == "owner"
         assert (await member.state(counted, "a")).sold == 2
+
+
+class SeatTakenBefore(Event, name="seat-taken", version=1, tags=("row",)):
+    row: str
+
+
+class SeatTaken(Event, name="seat-taken", version=2, tags=("row",)):
+    row: str
+    paid: bool
+
+
+@upcasts
+def unpaid(event: SeatTakenBefore) -> SeatTaken:
+    return SeatTaken(event.row, paid=False)
+
+
+class TakeBefore(Command):
+    row: Id
+
+
+class Take(Command):
+    row: Id
+
+
+class RowBefore(Boundary, tags=("row",), kind="row"):
+    taken: int = 0
+
+    @applies
+    def was_taken(self, event: SeatTakenBefore) -> None:
+        self.taken += 1
+
+
+class RowOfSeats(Boundary, tags=("row",), kind="row"):
+    taken: int = 0
+
+    @applies
+    def was_taken(self, event: SeatTaken) -> None:
+        self.taken += 1
+
+
+@decides
+def take_before(command: TakeBefore, row: RowBefore) -> SeatTakenBefore:
+    return SeatTakenBefore(command.row)
+
+
+@decides
+def take(command: Take, row: RowOfSeats) -> SeatTaken:
+    return SeatTaken(command.row, paid=True)
+
+
+async def test_a_member_reads_by_tags_while_nobody_has_stored_its_new_version(
+    tmp_path: Path,
+) -> None:
+    store = f"sqlite:{tmp_path}/log.db"
+    former = Engine([RowBefore], decisions=[take_before], store=store, join=True)
+    newer = Engine([RowOfSeats], decisions=[take], upcasters=[unpaid], store=store, join=True)
+    async with former as owner, newer as member:
+        await owner.execute(TakeBefore("r"))
+
+        assert (await member.state(RowOfSeats, "r")).taken == 1
