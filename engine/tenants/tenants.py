@@ -129,6 +129,8 @@ class Tenants:
         self._context: contextvars.Context | None = None
         """That of who started this: an engine is nobody's request."""
         self._worker: Worker | None = None
+        self._looker: Worker | None = None
+        """Reads closed tenants: one that somebody has locked keeps nobody else from his own."""
         self._loop: asyncio.AbstractEventLoop | None = None
         """That of who entered this: engines are its own."""
         self._sweeper: asyncio.Task[None] | None = None
@@ -159,6 +161,7 @@ class Tenants:
         self._slots = asyncio.Semaphore(self._open_max)
         self._sweeper = asyncio.create_task(self._sweep(), name="foldline tenants")
         if self._fires:
+            self._looker = self._ports.workers.start("foldline tenants look")
             self._waking = Waking(
                 self._wake,
                 self._next_timer,
@@ -196,6 +199,8 @@ class Tenants:
         assert self._worker is not None, "it was entered"
         await self._worker.run(self._stores.close)
         await self._worker.close()
+        if self._looker is not None:
+            await self._looker.close()
 
     # -- what callers want --------------------------------------------------------------------
 
@@ -251,8 +256,8 @@ class Tenants:
         if self._is_ending:
             raise Closed("the tenants are closed: nothing was done")
 
-    async def _asked(self, call: Callable[[], T]) -> T:
-        """Run a call in the thread; one whose turn comes behind the end is refused.
+    async def _asked(self, call: Callable[[], T], thread: Worker | None = None) -> T:
+        """Run a call in a thread; one whose turn comes behind the end is refused.
 
         Each may wait for a server that has gone, and the end waits for all.
         """
@@ -261,7 +266,8 @@ class Tenants:
             self._check_open()
             return call()
 
-        return await self._usable().run(in_turn)
+        worker = self._usable()
+        return await (thread or worker).run(in_turn)
 
     async def _take(self, name: str, *, create: bool) -> Tenant:
         """Give a tenant whose engine is open, noted as used once more."""
@@ -433,14 +439,14 @@ class Tenants:
     async def _next_timer(self, name: str) -> int | None:
         """Give when the next timer of a closed tenant is to be tried, in µs; None for never."""
         url, ports = self._stores.url(name), self._ports
+        if not await self._asked(partial(self._stores.is_there, name)):
+            return None
 
         def look() -> int | None:
-            if not self._stores.is_there(name):
-                return None
             with open_backend(url).outside(ports).log_reader() as log:
                 return log.next_timer() if isinstance(log, TellsNextTimer) else None
 
-        return await self._asked(look)
+        return await self._asked(look, self._looker)
 
     async def _wake(self, name: str) -> None:
         """Open a tenant, and use it until none of its timers is due; leave one that is gone.

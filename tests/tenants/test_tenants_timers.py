@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from engine import Engine, Ports, Tenants
+from engine.stores.contract.backend import Backend
+from engine.stores.urls import open_backend
+from engine.tenants import tenants as tenants_module
 from engine.tenants import waking
 from engine.tenants.names import FolderStores
 from engine.testing.scenario import ManualClock
@@ -105,6 +110,30 @@ async def test_a_file_that_may_not_be_looked_for_keeps_no_other_tenant_asleep(
     async with tenants_of(tmp_path, clock) as tenants:
         await until(lambda: fired() == ["blue"])
     assert "the timers of tenant amber are read later: PermissionError" in caplog.text
+
+
+async def test_a_file_that_hangs_as_it_is_read_keeps_nobody_from_another_tenant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that another process has locked, for some seconds each time."""
+    clock, begun, ends = ManualClock(START), threading.Event(), threading.Event()
+
+    def slow(store: str) -> Backend:
+        if "amber" in store:
+            begun.set()
+            ends.wait(60)
+        return open_backend(store)
+
+    async with tenants_of(tmp_path, clock, fire_timers=False) as tenants:
+        await switched_on(tenants, "amber", "blue")
+    monkeypatch.setattr(tenants_module, "open_backend", slow)
+    async with tenants_of(tmp_path, clock) as tenants:
+        await until(begun.is_set)
+        try:
+            async with asyncio.timeout(10), tenants.engine("blue") as engine:
+                assert await engine.next_timer()
+        finally:
+            ends.set()
 
 
 async def test_without_the_option_a_closed_tenant_waits(tmp_path: Path) -> None:
