@@ -299,7 +299,8 @@ class EventRegistry:
             raise DefinitionError(
                 f"{today.__qualname__} has the tags {', '.join(sorted(wanted.names))}, and "
                 f"{cls.__qualname__}, which is upcast to it, has not: declare them there too, by "
-                f"fields of these names. Otherwise no boundary would find its events"
+                f"fields of these names, as in `new: str = msgspec.field(name='old')` for a former "
+                f"name in JSON. Otherwise no boundary would find its events"
             )
         return tags
 
