@@ -55,7 +55,7 @@ from .stores.contract.backend import Backend
 from .stores.contract.keys import KeyStore
 from .stores.contract.log import Store
 from .stores.contract.tags import TagForm
-from .stores.contract.traits import Leased, Measured, Mortal, Served, lacks_of
+from .stores.contract.traits import EndsByItself, Leased, Measured, Served, lacks_of
 from .stores.contract.views import Part, Rebuild
 from .telemetry import Observer, Telemetry
 from .timers.desk import TimerDesk
@@ -396,7 +396,7 @@ class Wiring:
 
     def _make_supervisor(self) -> Supervisor:
         erasers = () if self.eraser is None else (self.eraser,)
-        ends = [StoreEnd(self.store)] if isinstance(self.store, Mortal) else []
+        ends = [StoreEnd(self.store)] if isinstance(self.store, EndsByItself) else []
         follows = following(self.store, self.bus, self.journal.look_on, self.firing.look)
         control = Control(
             self.projections, self.timer_desk, self.views, self._limits, self._ports, self._logger

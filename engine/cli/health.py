@@ -22,7 +22,7 @@ from ..outside.standings import Standing, Standings
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend, Outside
 from ..stores.contract.disk import OnDisk
-from ..stores.contract.meeting import Roll
+from ..stores.contract.meeting import OwnerDirectory
 from ..stores.contract.outside import LogReader
 from .options import DONE, FAILED, USAGE, log_file, path, seconds, whole
 from .output import Output, unread
@@ -168,12 +168,12 @@ def _lease(outside: Outside) -> float | None:
     return None if isinstance(place, str) else asyncio.run(_seconds_left(place))
 
 
-async def _seconds_left(roll: Roll) -> float | None:
+async def _seconds_left(directory: OwnerDirectory) -> float | None:
     try:
-        owner = await roll.owner()
+        owner = await directory.owner()
         return None if owner is None else owner.seconds_left
     finally:
-        await roll.close()
+        await directory.close()
 
 
 def _disk(backend: Backend, ports: Ports, log: LogReader, now: int) -> Disk | None:

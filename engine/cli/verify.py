@@ -1,6 +1,6 @@
 """`foldline verify FILE`: looks for damage in a log, its views, or a backup, and names all of it.
 
-Rules: it only reads, by itself or with others (`verify_crew`), and rests beside an engine. What is
+Rules: it only reads, by itself or with others (`verify_helpers`), and rests beside an engine. What is
 wrong goes to the output, a line each, and a summary at the end; how far it is, to the error stream.
 What could not be looked at is said and never called sound.
 """
@@ -19,7 +19,7 @@ from ..engine import Engine
 from ..errors import EngineError
 from ..model.aggregate import definitions_of
 from ..outside.copying import CopyProgress
-from ..outside.stretches import Alone
+from ..outside.stretches import SingleInspector
 from ..outside.verifying import FINDINGS_MAX, Verified, verify_log
 from ..outside.verifying_code import Code, verify_code
 from ..running import calm_collector, run
@@ -35,7 +35,7 @@ from .output import say
 from .printing import counted
 from .progress import Shown, ending_tidily
 from .verify_child import Task
-from .verify_crew import LARGE, Helpers
+from .verify_helpers import LARGE, Helpers
 
 __all__ = ["add_parser"]
 
@@ -162,9 +162,12 @@ def _verified(options: argparse.Namespace, ports: Ports, shown: Shown, report: R
     lane = _Lane(shown, Pace(percent, ports.clock.monotonic))
     now = ports.clock.now()
     source, structure = outside.copy_source(), outside.structure()
-    alone, task = Alone(source.log, structure, lane.rest), Task(options.file, percent, is_beside)
-    with Helpers(alone, task, options.jobs) as crew:
-        done = verify_log(source, structure, report, lane, window=window, now=now, crew=crew)
+    single = SingleInspector(source.log, structure, lane.rest)
+    task = Task(options.file, percent, is_beside)
+    with Helpers(single, task, options.jobs) as inspector:
+        done = verify_log(
+            source, structure, report, lane, window=window, now=now, inspector=inspector
+        )
     if engine is not None:
         _compare_code(engine, outside, done, report, lane)
     return done

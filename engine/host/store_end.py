@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..stores.contract.traits import Mortal
+from ..stores.contract.traits import EndsByItself
 
 __all__ = ["StoreEnd"]
 
@@ -17,7 +17,7 @@ __all__ = ["StoreEnd"]
 class StoreEnd:
     """Waits for the end of one store, until `stop`."""
 
-    def __init__(self, store: Mortal) -> None:
+    def __init__(self, store: EndsByItself) -> None:
         self._store = store
         self._stopped = asyncio.Event()
 

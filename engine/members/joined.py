@@ -32,7 +32,7 @@ from ..queries.past import Pasts
 from ..statistics import EngineStatistics
 from ..stores.contract.backend import Runners
 from ..stores.contract.log import Store
-from ..stores.contract.meeting import Roll
+from ..stores.contract.meeting import OwnerDirectory
 from ..stores.contract.membership import Heed
 from ..stores.urls import StoreName, open_backend
 from ..wiring import Declared, Settings, Wiring
@@ -474,7 +474,7 @@ class Joined:
 
 
 def _meeting(
-    found: str | Roll,
+    found: str | OwnerDirectory,
     listen: str | None,
     elsewhere: bool,
     logger: logging.Logger,

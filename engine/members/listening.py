@@ -20,7 +20,7 @@ from ..brokers.client import check_installed
 from ..errors import DefinitionError
 from ..runtime.secret import Secret
 
-__all__ = ["Fabric", "Listen", "is_this_machine", "read_listen"]
+__all__ = ["Listen", "ListenOnNats", "is_this_machine", "read_listen"]
 
 TOKEN_CHARACTERS_MIN: Final = 16
 _URL: Final = re.compile(
@@ -55,7 +55,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         return f"Listen({self.host!r}, {self.port})"
 
 
-class Fabric(msgspec.Struct, frozen=True, kw_only=True):
+class ListenOnNats(msgspec.Struct, frozen=True, kw_only=True):
     """What such a URL says, where members and owners meet on a NATS server."""
 
     address: Address
@@ -66,7 +66,7 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Show where, and nothing of the token."""
-        return f"Fabric({str(self.address)!r})"
+        return f"ListenOnNats({str(self.address)!r})"
 
     def tls(self) -> ssl.SSLContext | None:
         """Give what encrypts the connection, where it is to be; raise OSError for a wrong file."""
@@ -74,7 +74,7 @@ class Fabric(msgspec.Struct, frozen=True, kw_only=True):
         return self.address.tls(None if root is None else ssl.create_default_context(cafile=root))
 
 
-def read_listen(url: object) -> Listen | Fabric:
+def read_listen(url: object) -> Listen | ListenOnNats:
     """Read such a URL; raise DefinitionError for what it cannot mean, or for what is not safe.
 
     `tcp://:TOKEN@HOST:PORT?sslcert=FILE&sslkey=FILE&sslrootcert=FILE&advertise=NAME`, or
@@ -85,7 +85,7 @@ def read_listen(url: object) -> Listen | Fabric:
     return _read_tcp(url) if of_nats is None else _read_nats(of_nats)
 
 
-def _read_nats(found: re.Match[str]) -> Fabric:
+def _read_nats(found: re.Match[str]) -> ListenOnNats:
     options = _options(found["options"], _OPTIONS_OF_NATS)
     address = read_address(found[0].partition("?")[0], ["plaintext"])
     check_installed(address)
@@ -97,7 +97,7 @@ def _read_nats(found: re.Match[str]) -> Fabric:
             "others than this machine can reach that NATS server: write tls://, and give a token "
             "by token="
         )
-    return Fabric(
+    return ListenOnNats(
         address=address,
         token=None if token is None else Secret(token),
         sslrootcert=options.get("sslrootcert"),

@@ -26,9 +26,9 @@ from ..runtime.certificates import ServerCertificate, refusal_of
 from ..runtime.private_folder import PrivateFolder, is_abandoned, remove_abandoned
 from ..runtime.unix_socket import Listener, connect, listen
 from ..stores.contract.log import Store
-from ..stores.contract.meeting import Announcing, Owned, Roll
-from .fabric import Exchange, join
-from .listening import Fabric, Listen, is_this_machine
+from ..stores.contract.meeting import Announcing, Owned, OwnerDirectory
+from .listening import Listen, ListenOnNats, is_this_machine
+from .over_nats import Exchange, join
 from .wire import Line, Welcome
 
 __all__ = ["FileMeeting", "LeaseMeeting", "MakeLine", "Meeting"]
@@ -165,17 +165,20 @@ class LeaseMeeting:
     keeps_reading = True
 
     def __init__(
-        self, roll: Roll, where: Listen | Fabric | None, logger: logging.Logger = _LOGGER
+        self,
+        directory: OwnerDirectory,
+        where: Listen | ListenOnNats | None,
+        logger: logging.Logger = _LOGGER,
     ) -> None:
         """Take where to listen for other machines, as the owner."""
-        self._roll = roll
-        self.patience_seconds = roll.patience_seconds
+        self._directory = directory
+        self.patience_seconds = directory.patience_seconds
         self._where = where if isinstance(where, Listen) else None
-        self._fabric = where if isinstance(where, Fabric) else None
+        self._on_nats = where if isinstance(where, ListenOnNats) else None
         self._exchange: Exchange | None = None
         self._logger = logger
         self._folder: PrivateFolder | None = None
-        self.place = roll.name
+        self.place = directory.name
         self._servers: list[asyncio.AbstractServer] = []
         self._listener: Listener | None = None
         self._make: MakeLine | None = None
@@ -183,12 +186,12 @@ class LeaseMeeting:
 
     async def is_vacant(self) -> bool:
         """Tell whether nobody has the log, or has it for certain no more."""
-        owner = await self._roll.owner()
+        owner = await self._directory.owner()
         if owner is None or owner.seconds_left <= 0:
             return True
         for folder in _folders(owner.address):
             if is_abandoned(folder):
-                await self._roll.strike(owner.session)
+                await self._directory.strike(owner.session)
                 remove_abandoned(folder)
                 return True
         return False
@@ -202,14 +205,14 @@ class LeaseMeeting:
             places = [f"unix:{quote(self._folder.path)}"]
             if self._where is not None:
                 places.append(await self._take_port(self._where))
-            if self._fabric is not None:
-                self._exchange = Exchange(self._fabric, self._logger)
+            if self._on_nats is not None:
+                self._exchange = Exchange(self._on_nats, self._logger)
                 places.append(f"{_NATS}{self._exchange.subject}")
         except OSError as error:
             self.leave()
             place = "" if self._where is None else f" at {self._where.host}:{self._where.port}"
             raise StoreFailed(
-                f"{self._roll.name}: members cannot be listened for{place}: {_said(error)}",
+                f"{self._directory.name}: members cannot be listened for{place}: {_said(error)}",
                 written=False,
                 passes=True,
             ) from error
@@ -275,7 +278,7 @@ class LeaseMeeting:
 
     async def connect(self, line: Line) -> str:
         """Connect in the owner's folder where it is on this machine, or else over TCP."""
-        owner = self._owner = await self._roll.owner()
+        owner = self._owner = await self._directory.owner()
         if owner is None or owner.seconds_left <= 0:
             raise ConnectionRefusedError
         return await self.connect_at(owner.address, line)
@@ -302,10 +305,10 @@ class LeaseMeeting:
         return False
 
     async def _connect_on_nats(self, subject: str, line: Line) -> str:
-        if self._fabric is None:
+        if self._on_nats is None:
             why = "it is met over NATS: give this engine the listen= of the others"
             raise ConnectionRefusedError(errno.ECONNREFUSED, why)
-        await join(self._fabric, subject, line)
+        await join(self._on_nats, subject, line)
         return ""
 
     def is_dead_at(self, address: str) -> bool:
@@ -334,7 +337,7 @@ class LeaseMeeting:
         return "" if where is None or where.token is None else where.token.revealed
 
     def _refused(self, place: str, why: str) -> StoreRefused:
-        return StoreRefused(f"{self._roll.name}: its owner at {place} is not joined: {why}")
+        return StoreRefused(f"{self._directory.name}: its owner at {place} is not joined: {why}")
 
     def is_owner(self, welcome: Welcome) -> bool:
         """Tell whether who answers has the session that was read, of the same log."""
@@ -347,11 +350,11 @@ class LeaseMeeting:
     async def until_gone(self) -> None:
         """Look at whom the log belongs to, until that is another one or the lease is over."""
         known = self._owner
-        rest = most = min(_LOOK_SECONDS, self._roll.lease_seconds / _LOOKS)
+        rest = most = min(_LOOK_SECONDS, self._directory.lease_seconds / _LOOKS)
         while True:
             await asyncio.sleep(rest)
             try:
-                owner = await self._roll.owner()
+                owner = await self._directory.owner()
             except (StoreFailed, StoreRefused):
                 rest = most  # nothing is known, and the line still stands
                 continue
@@ -366,7 +369,7 @@ class LeaseMeeting:
         self.leave()
         if self._exchange is not None:
             await self._exchange.close()
-        await self._roll.close()
+        await self._directory.close()
 
 
 def _folders(address: str) -> list[str]:

@@ -16,7 +16,7 @@ import msgspec
 from ..errors import StoreFailed
 from ..runtime.machine import read_process_name
 from ..stores.contract.backend import Outside
-from ..stores.contract.meeting import Listed, Owned, Roll
+from ..stores.contract.meeting import Listed, Owned, OwnerDirectory
 from ..stores.contract.membership import owners_of
 from .forms import decode_values
 from .meeting import FileMeeting, LeaseMeeting
@@ -25,7 +25,7 @@ from .wire import Line, Listing, Member, Message, Told
 __all__ = ["roster", "who_shares"]
 
 
-async def roster(place: str | Roll, seconds: float) -> list[Member] | None:
+async def roster(place: str | OwnerDirectory, seconds: float) -> list[Member] | None:
     """Give the owner and its members; None where nobody of this machine listens there.
 
     Raises StoreFailed for an owner that does not answer within so many seconds.
@@ -79,20 +79,20 @@ async def who_shares(outside: Outside, seconds: float) -> tuple[Sequence[Member]
     if isinstance(place, str):
         found = await roster(place, seconds)
         return found or (), "" if found else _nobody(outside.writer())
-    return await _of_roll(place, seconds)
+    return await _of_directory(place, seconds)
 
 
-async def _of_roll(roll: Roll, seconds: float) -> tuple[Sequence[Member], str]:
+async def _of_directory(directory: OwnerDirectory, seconds: float) -> tuple[Sequence[Member], str]:
     try:
-        owner, listed = await roll.owner(), await roll.members()
+        owner, listed = await directory.owner(), await directory.members()
         deciding = [one for one in listed if one.decides]
         if deciding:
-            return await _several(roll, deciding, owner, seconds), ""
+            return await _several(directory, deciding, owner, seconds), ""
         if owner is None or owner.seconds_left <= 0:
             return (), _nobody(None)
         if not owner.address:
             return (), f"{owner.holder} has this log open, and lets nobody join"
-        found = await roster(roll, seconds)
+        found = await roster(directory, seconds)
         if found is None:
             return (), (
                 f"{owner.holder} owns this log, and its lease lasts {owner.seconds_left:.1f} s: "
@@ -101,18 +101,18 @@ async def _of_roll(roll: Roll, seconds: float) -> tuple[Sequence[Member], str]:
         first = msgspec.structs.replace(found[0], lease=owner.seconds_left)
         return [first, *found[1:]], ""
     finally:
-        await roll.close()
+        await directory.close()
 
 
 async def _several(
-    roll: Roll, listed: Sequence[Listed], leads: Owned | None, seconds: float
+    directory: OwnerDirectory, listed: Sequence[Listed], leads: Owned | None, seconds: float
 ) -> Sequence[Member]:
     """Give the owners of a log that has several, on whatever machine they are."""
     owners = owners_of(tuple(one.member for one in listed))
     leader = None if leads is None or leads.seconds_left <= 0 else leads.holder
     # Two engines of one process are called the same: which of them leads they say themselves.
     alone = [one.holder for one in listed].count(leader or "") == 1
-    meeting = LeaseMeeting(roll, None)
+    meeting = LeaseMeeting(directory, None)
     told = await asyncio.gather(*(_of_one(meeting, one, seconds) for one in listed))
     found: list[Member] = []
     for one, said in zip(listed, told, strict=True):

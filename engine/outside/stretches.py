@@ -29,12 +29,12 @@ from .timers import TIMER_MARKS
 
 __all__ = [
     "STRETCH",
-    "Alone",
-    "Crew",
     "Keys",
+    "LogInspector",
     "Lost",
     "Met",
     "Shape",
+    "SingleInspector",
     "Stretch",
     "look_at",
     "pages",
@@ -124,7 +124,7 @@ class Shape(msgspec.Struct):
     proves_indexes: bool = False
 
 
-class Crew(Protocol):
+class LogInspector(Protocol):
     """Who looks at a log."""
 
     def stretches(self, end: int, forms: Sequence[TagForm]) -> Iterator[Stretch]:
@@ -136,7 +136,7 @@ class Crew(Protocol):
         ...
 
 
-class Alone:
+class SingleInspector:
     """Nobody but the thread that asks."""
 
     def __init__(

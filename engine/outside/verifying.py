@@ -25,7 +25,7 @@ from ..stores.contract.timers import FOREVER, TimerKey, WaitingTimer
 from ..stores.contract.verifying import Finding, Report, Structure, Wrong
 from ..write.snapshot import is_sound
 from .claims import fold_claims
-from .stretches import Alone, Crew, Lost, Met, Stretch, pages, stretches
+from .stretches import LogInspector, Lost, Met, SingleInspector, Stretch, pages, stretches
 from .tags import TagCheck
 from .timers import fold_timers, timer_differences
 
@@ -77,15 +77,15 @@ def verify_log(
     *,
     window: Callable[[str], int | None] = lambda _: None,
     now: int = FOREVER,
-    crew: Crew | None = None,
+    inspector: LogInspector | None = None,
 ) -> Verified:
     """Verify a log, and give what was looked at; each finding goes to `report`.
 
     `structure` is None for a backup, which has none. `window` gives the key window of a kind, and
     None where that is not known: then a key that comes again is counted, and not called wrong.
-    Timers that are due behind `now`, in µs, must be there. `crew` is who looks at the events and at
-    the structure, this thread alone by itself. Raises StoreFailed where the store cannot be reached
-    at all.
+    Timers that are due behind `now`, in µs, must be there. `inspector` looks at the events and at
+    the structure, in this thread alone without one. Raises StoreFailed where the store cannot be
+    reached at all.
     """
     done = Verified()
     told = _Told(report, done)
@@ -94,8 +94,8 @@ def verify_log(
         structure.whole(told.report, lane.rest)
         return done
     with source:
-        crew = crew or Alone(source.log, structure, lane.rest)
-        _Verifying(source, told, lane, window, now, crew, by_index=structure is not None).run()
+        inspector = inspector or SingleInspector(source.log, structure, lane.rest)
+        _Verifying(source, told, lane, window, now, inspector, by_index=structure is not None).run()
     return done
 
 
@@ -127,7 +127,7 @@ class _Verifying:
         lane: Lane,
         window: Callable[[str], int | None],
         now: int,
-        crew: Crew,
+        inspector: LogInspector,
         *,
         by_index: bool,
     ) -> None:
@@ -137,7 +137,7 @@ class _Verifying:
         self._lane = lane
         self._window = window
         self._now = now
-        self._crew = crew
+        self._inspector = inspector
         self._by_index = by_index
         self._versions: dict[str, int] = {}
         self._keys: dict[int, int] = {}
@@ -161,7 +161,7 @@ class _Verifying:
         self._walk(end)
         done.streams = len(self._versions)
         self._tell_again()
-        shape = self._crew.shape()
+        shape = self._inspector.shape()
         for finding in shape.findings:
             self._told.report(finding)
         if self._by_index and not shape.proves_indexes:
@@ -176,7 +176,7 @@ class _Verifying:
 
     def _walk(self, end: int) -> None:
         forms = () if self._tags is None else self._tags.forms
-        for stretch in self._crew.stretches(end, forms):
+        for stretch in self._inspector.stretches(end, forms):
             for lost in stretch.lost:
                 self._are_lost(lost)
             if stretch.events:

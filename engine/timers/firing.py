@@ -59,7 +59,7 @@ from ..stores.contract.timers import (
     WaitingTimer,
 )
 from .aside import UNKNOWN, Aside, has_failed, reason_of
-from .giving import Fire, Flying, TellRejection
+from .giving import Fire, SentCommand, TellRejection
 from .settling import SPENT, Settling, spent
 from .tally import Tally
 
@@ -391,7 +391,9 @@ class Firing:
             headers=carried.headers,
         )
 
-    def _answered(self, timer: WaitingTimer, mail: Flying, future: asyncio.Future[Any]) -> None:
+    def _answered(
+        self, timer: WaitingTimer, mail: SentCommand, future: asyncio.Future[Any]
+    ) -> None:
         error = None if future.cancelled() else future.exception()
         if isinstance(error, Rejected) and self._tell(timer, mail.envelope, error):
             return
@@ -417,7 +419,7 @@ class Firing:
             mail.answer.add_done_callback(partial(self._heard, timer, mail))
         return True
 
-    def _heard(self, timer: WaitingTimer, mail: Flying, future: asyncio.Future[Any]) -> None:
+    def _heard(self, timer: WaitingTimer, mail: SentCommand, future: asyncio.Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()
         self._take(timer, error, wrote=mail.wrote)
 

@@ -13,10 +13,10 @@ from ..errors import Rejected
 from ..model.messages import Command, Envelope, Receipt
 from ..stores.contract.timers import FiredTimer
 
-__all__ = ["Fire", "Flying", "TellRejection"]
+__all__ = ["Fire", "SentCommand", "TellRejection"]
 
 
-class Flying(Protocol):
+class SentCommand(Protocol):
     """The command of a timer that was sent: its mail."""
 
     @property
@@ -38,7 +38,7 @@ class Flying(Protocol):
 class Fire(Protocol):
     """Posts the command of a timer: `Reception.fire`."""
 
-    def __call__(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> Flying:
+    def __call__(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> SentCommand:
         """Give its mail; raise NotRun, with nothing run."""
         ...
 

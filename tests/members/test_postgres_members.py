@@ -23,7 +23,7 @@ from engine.members.forwarding import Forwarding
 from engine.members.meeting import LeaseMeeting
 from engine.runtime.ports import Ports
 from engine.stores.postgres.address import read_address
-from engine.stores.postgres.outside.roll import PostgresRoll
+from engine.stores.postgres.outside.directory import PostgresOwnerDirectory
 from engine.write.mailbox import Mail
 from tests.members.joining import joined, part, some
 from tests.support.counters import Add, Counter
@@ -39,9 +39,9 @@ def log(postgres: Server) -> str:
 
 
 @asynccontextmanager
-async def rolling(log: str) -> AsyncGenerator[PostgresRoll]:
+async def rolling(log: str) -> AsyncGenerator[PostgresOwnerDirectory]:
     """Give what the database says of who has a log."""
-    found = PostgresRoll(read_address(log), Ports())
+    found = PostgresOwnerDirectory(read_address(log), Ports())
     try:
         yield found
     finally:
@@ -79,8 +79,8 @@ async def test_the_owner_is_met_in_a_private_folder_that_the_database_names(
     schema = read_address(log).schema
     async with AsyncExitStack() as stack:
         await some(tmp_path, 1, stack, store=log)
-        async with rolling(log) as roll:
-            owner = await roll.owner()
+        async with rolling(log) as directory:
+            owner = await directory.owner()
         assert owner is not None
         folder = Path(owner.address.removeprefix("unix:"))
 
@@ -209,12 +209,12 @@ async def test_nobody_is_declared_dead_for_one_lease_after_the_server_started(
     async with AsyncExitStack() as stack:
         await some(tmp_path, 1, stack, store=log)
         await asked(postgres, f"UPDATE {schema}.sessions SET lease_until = opened - interval '1 h'")
-        roll = await stack.enter_async_context(rolling(log))
-        owner = await roll.owner()
+        directory = await stack.enter_async_context(rolling(log))
+        owner = await directory.owner()
 
         assert owner is not None
         assert 0 < owner.seconds_left < 3_600, "the server is younger than its lease"
-        assert not await LeaseMeeting(roll, None).is_vacant()
+        assert not await LeaseMeeting(directory, None).is_vacant()
 
 
 async def test_who_is_not_the_owner_is_sent_nothing(

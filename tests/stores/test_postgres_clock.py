@@ -13,7 +13,7 @@ from engine.stores.postgres.log.leases_sql import seconds_left
 from engine.stores.postgres.log.members import Attendance
 from engine.stores.postgres.log.session import holder_text
 from engine.stores.postgres.log.store import PostgresStore
-from engine.stores.postgres.outside.roll import PostgresRoll
+from engine.stores.postgres.outside.directory import PostgresOwnerDirectory
 from engine.testing.conformance import append, request
 from tests.support.postgres import Server, asked
 from tests.support.waiting import until
@@ -104,10 +104,10 @@ async def test_who_would_join_is_told_that_the_owners_lease_ends(
 ) -> None:
     await died(postgres, schema, 1)
     await goes_back(postgres, schema)
-    roll = PostgresRoll(read_address(postgres.url(schema, "lease=1")), Ports())
+    directory = PostgresOwnerDirectory(read_address(postgres.url(schema, "lease=1")), Ports())
 
-    first, second = await roll.owner(), await roll.owner()
-    await roll.close()
+    first, second = await directory.owner(), await directory.owner()
+    await directory.close()
     assert first is not None
     assert second is not None
     assert first.seconds_left > 3_000 > 9 > second.seconds_left

@@ -63,7 +63,7 @@ _LEFT_SECONDS: Final = 60.0
 """How long one projection is left to the others, where its views were refused to this process."""
 
 
-class _Term:
+class _FoldingEngine:
     """An engine that runs some projections, from its start to its end."""
 
     def __init__(self, right: Right, wiring: Wiring) -> None:
@@ -110,7 +110,7 @@ class Duties:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._part: Attending | None = None
-        self._running: list[_Term] = []
+        self._running: list[_FoldingEngine] = []
         self._wanted: frozenset[str] = frozenset()
         """What is this member's by the view that was seen last."""
         self._left_at: dict[str, int] = {}
@@ -152,7 +152,7 @@ class Duties:
         found = (term.wiring.projecting.get(name) for term in self._open())
         return next((runner for runner in found if runner is not None), None)
 
-    def _open(self) -> list[_Term]:
+    def _open(self) -> list[_FoldingEngine]:
         return [term for term in self._running if term.is_open]
 
     def _runner_of_all(self, name: str) -> ProjectionRunner | None:
@@ -325,7 +325,7 @@ class Duties:
             self._changed(self.unserved())
         self._wake.set()
 
-    def _lose(self, terms: Sequence[_Term]) -> None:
+    def _lose(self, terms: Sequence[_FoldingEngine]) -> None:
         for term in terms:
             term.right.is_lost = True
 
@@ -371,7 +371,7 @@ class Duties:
         """Give what is this member's, and is not run."""
         return self._able() - {name for term in self._running for name in term.right.names}
 
-    def _ended(self) -> _Term | None:
+    def _ended(self) -> _FoldingEngine | None:
         """Give an engine that is to end: of what is lost or has changed, or for one of all."""
         able, missing = self._able(), self._missing()
         anew = {projection_of(name) for name in missing}
@@ -417,7 +417,7 @@ class Duties:
     async def _begin_term(self, right: Right) -> None:
         wiring = self._make(right)
         wiring.entrance.open()
-        term = _Term(right, wiring)
+        term = _FoldingEngine(right, wiring)
         # Known before it is open, so that a view that comes meanwhile ends the right.
         self._running.append(term)
         try:
@@ -435,7 +435,7 @@ class Duties:
             "this process, member %d of the log, runs %s", right.member, ", ".join(self.names)
         )
 
-    async def _end_term(self, term: _Term) -> None:
+    async def _end_term(self, term: _FoldingEngine) -> None:
         try:
             await term.wiring.supervisor.end()
         except EngineError as error:

@@ -17,7 +17,7 @@ from ...runtime.ports import Ports
 from .archiving import Archiver
 from .copying import CopySource, CopyTarget
 from .log import Store
-from .meeting import Roll
+from .meeting import OwnerDirectory
 from .membership import Attending, Heed, Right, View
 from .outside import Copied, LogReader, Notices, Operations, Shell, ViewsReader
 from .verifying import Structure
@@ -145,11 +145,11 @@ class Outside(Protocol):
         """Give where a log is copied to."""
         ...
 
-    def meeting(self) -> str | Roll:
+    def meeting(self) -> str | OwnerDirectory:
         """Give where processes meet that share the log.
 
-        That is the path of a socket on this machine, or a roll that says where its owner is. Raises
-        DefinitionError for a store whose owner nobody can meet.
+        That is the path of a socket on this machine, or a directory that says where its owner is.
+        Raises DefinitionError for a store whose owner nobody can meet.
         """
         ...
 

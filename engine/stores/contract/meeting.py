@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-__all__ = ["Announcing", "Listed", "Owned", "Roll"]
+__all__ = ["Announcing", "Listed", "Owned", "OwnerDirectory"]
 
 
 class Owned(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ class Announcing(Protocol):
         ...
 
 
-class Roll(Protocol):
+class OwnerDirectory(Protocol):
     """What a database says of the owner of one log."""
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ...errors import StoreFailed
     from ...statistics import ServerStatistics, StoreStatistics
 
-__all__ = ["Lack", "Leased", "Measured", "Mortal", "Partial", "Served", "lacks_of"]
+__all__ = ["EndsByItself", "Lack", "Leased", "Measured", "Partial", "Served", "lacks_of"]
 
 Lack: TypeAlias = Literal["timers", "snapshots", "tags of stored events"]
 """A part of the contract: timers that wait; states that are kept; tags that are declared later."""
@@ -39,7 +39,7 @@ class Served(Protocol):
 
 
 @runtime_checkable
-class Mortal(Protocol):
+class EndsByItself(Protocol):
     """What a store may also be that can end by itself, while nothing is asked of it."""
 
     async def ended(self) -> StoreFailed:

@@ -25,10 +25,10 @@ from .outside.archiving import PostgresArchiver
 from .outside.blocking import Blocking
 from .outside.copy_from import PostgresCopySource
 from .outside.copy_into import PostgresCopyTarget
+from .outside.directory import PostgresOwnerDirectory
 from .outside.log import PostgresLogReader, holder
 from .outside.notices import PostgresNotices
 from .outside.operations import PostgresOperations
-from .outside.roll import PostgresRoll
 from .outside.shell import PostgresShell
 from .outside.structure import PostgresStructure
 from .outside.views import PostgresViewsReader
@@ -139,9 +139,9 @@ class PostgresOutside:
         """Give where a log is copied to."""
         return PostgresCopyTarget(self._place)
 
-    def meeting(self) -> PostgresRoll:
+    def meeting(self) -> PostgresOwnerDirectory:
         """Give who has the log, which the database knows."""
-        return PostgresRoll(self._address, self._place.ports)
+        return PostgresOwnerDirectory(self._address, self._place.ports)
 
     def attendance(self, holder: str, heed: Heed, logger: logging.Logger) -> Attendance:
         """Give a process's part in the membership of the log, to be joined."""

@@ -27,7 +27,7 @@ from engine.stores.postgres.backend import PostgresBackend
 from engine.stores.postgres.log.duties import DutyAttendance
 from engine.stores.postgres.log.reading import events_of_feed, pages_of_streams
 from engine.stores.postgres.log.session import holder_text
-from engine.stores.postgres.outside.roll import PostgresRoll
+from engine.stores.postgres.outside.directory import PostgresOwnerDirectory
 from tests.simulation.postgres.database import Tables
 from tests.simulation.postgres.network import Network
 from tests.simulation.postgres.process import Process
@@ -153,9 +153,9 @@ class _Outside:
         self._address = address
         self._ports = ports
 
-    def meeting(self) -> PostgresRoll:
+    def meeting(self) -> PostgresOwnerDirectory:
         """Give who has the log."""
-        return PostgresRoll(self._address, self._ports)
+        return PostgresOwnerDirectory(self._address, self._ports)
 
     def notices(self) -> None:
         """Tell of no commit: members have to look."""

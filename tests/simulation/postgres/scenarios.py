@@ -22,7 +22,7 @@ from engine.stores.postgres.log import (
     writer,
 )
 from engine.stores.postgres.log.schema import lock_key, migrate, presence_key
-from engine.stores.postgres.outside.roll import OWNER
+from engine.stores.postgres.outside.directory import OWNER
 from engine.stores.postgres.settings import check_settings
 
 __all__ = ["SCENARIOS", "Place", "Scenario"]

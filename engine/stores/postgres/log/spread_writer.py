@@ -38,7 +38,7 @@ from .writer import (
     _FOUND,  # pyright: ignore[reportPrivateUsage]
     _WAIT_FOR_STANDBYS,  # pyright: ignore[reportPrivateUsage]
     Writer,
-    _Course,  # pyright: ignore[reportPrivateUsage]
+    _BatchProgress,  # pyright: ignore[reportPrivateUsage]
     _Misfit,  # pyright: ignore[reportPrivateUsage]
     _Moved,  # pyright: ignore[reportPrivateUsage]
 )
@@ -99,7 +99,7 @@ class SpreadWriter(Writer):
         Who tries first waits for the lock twice.
         """
         if self.meets_others and self.stopped is None:
-            return await self._again(_Course(batch, None), None)
+            return await self._again(_BatchProgress(batch, None), None)
         return await super().append(batch)
 
     async def _send(self, sending: Sending, seconds: float) -> Committed:
@@ -214,25 +214,25 @@ class SpreadWriter(Writer):
             raise self._fenced()
         raise _Moved
 
-    async def _try(self, course: _Course) -> Committed:
+    async def _try(self, progress: _BatchProgress) -> Committed:
         if self._line.is_closed:
             await self._connect()
-        if course.unsure is not None:
-            found = await self._look(course.unsure)
+        if progress.unsure is not None:
+            found = await self._look(progress.unsure)
             if found is not None:
                 return found
             # It is certain that nothing of it comes any more.
-            course.sending = None if course.unsure.plan is not None else course.unsure
-            course.unsure = None
+            progress.sending = None if progress.unsure.plan is not None else progress.unsure
+            progress.unsure = None
             self.written_again += 1
-        if course.sending is not None:
-            course.sent = True
-            return await self._send(course.sending, self._address.attempt_seconds)
-        return await self._plan_and_send(course)
+        if progress.sending is not None:
+            progress.sent = True
+            return await self._send(progress.sending, self._address.attempt_seconds)
+        return await self._plan_and_send(progress)
 
-    async def _plan_and_send(self, course: _Course) -> Committed:
+    async def _plan_and_send(self, progress: _BatchProgress) -> Committed:
         """Plan a batch on what is there, and write it before anybody else writes."""
-        batch, connection, line = course.batch, self._line.connection, self._line.inside
+        batch, connection, line = progress.batch, self._line.connection, self._line.inside
         self._warned = False
         done: _Done | None = None
         while done is None:
@@ -248,12 +248,12 @@ class SpreadWriter(Writer):
                             await self._commit_something(line)
                             return sending
                         continue
-                    course.sending, course.sent = sending, True
+                    progress.sending, progress.sent = sending, True
                     done = await self._append_indexed(line, sending)
         if self._warned:
             raise _Moved
-        assert course.sending is not None
-        return self._done(course.sending, *done)
+        assert progress.sending is not None
+        return self._done(progress.sending, *done)
 
     def _limits(self) -> str:
         """Give what begins each transaction, as one statement: others wait for each round trip."""
@@ -315,12 +315,12 @@ class SpreadWriter(Writer):
     async def _show_presence(self, line: Line) -> None:
         """Show nothing: the lease alone tells that a member lives."""
 
-    def _judged(self, course: _Course, error: Exception) -> Exception | None:
+    def _judged(self, progress: _BatchProgress, error: Exception) -> Exception | None:
         if isinstance(error, ViewChanged):
             return error
         if sqlstate_of(error) == _ABORTED:
             return None  # a pooler had what was prepared: `Line` knows by now, and prepares nothing
-        return super()._judged(course, error)
+        return super()._judged(progress, error)
 
 
 def _knows_types(known: KnownTypes, batch: Batch) -> bool:

@@ -147,12 +147,14 @@ class Writer:
             if sending is not None and not self._line.is_closed:
                 return await self._send(sending, self._address.answer_seconds)
         except Exception as error:
-            return await self._again(_Course(batch, sending, sent=sending is not None), error)
-        return await self._again(_Course(batch, sending), None)
+            return await self._again(
+                _BatchProgress(batch, sending, sent=sending is not None), error
+            )
+        return await self._again(_BatchProgress(batch, sending), None)
 
-    async def _again(self, course: _Course, error: Exception | None) -> Committed:
+    async def _again(self, progress: _BatchProgress, error: Exception | None) -> Committed:
         """Take the way round, in a task of its own, whose timeouts may cancel it."""
-        return await asyncio.get_running_loop().create_task(self._persist(course, error))
+        return await asyncio.get_running_loop().create_task(self._persist(progress, error))
 
     def _heard(self, line: Line) -> Line:
         """Listen to what the server says of a line's statements besides their answers."""
@@ -210,14 +212,14 @@ class Writer:
             del self._versions[stream]
         return committed
 
-    async def _plan(self, course: _Course) -> Sending | Committed:
+    async def _plan(self, progress: _BatchProgress) -> Sending | Committed:
         """Plan a batch on what its streams and its claims are now."""
-        batch = course.batch
+        batch = progress.batch
         streams = {write.stream for request in batch.requests for write in request.writes}
         line, schema = self._line, self._address.schema
         with line.answering(self._address.attempt_seconds):
             await self.check_history(line)
-            if course.misfits:
+            if progress.misfits:
                 await self.learn_types(line)
             versions = await read_versions(line, schema, sorted(streams))
             holders = await read_holders(line, schema, claim_keys(batch))
@@ -244,7 +246,7 @@ class Writer:
 
     # -- until it is known ------------------------------------------------------------------
 
-    async def _persist(self, course: _Course, error: Exception | None) -> Committed:
+    async def _persist(self, progress: _BatchProgress, error: Exception | None) -> Committed:
         """Try until the batch is written, or it is certain that it is not; `error` was the first.
 
         Raises StoreFailed, with `written=None` only behind the patience.
@@ -252,47 +254,47 @@ class Writer:
         back_off = BackOff(self._address.patience_seconds)
         while True:
             if error is not None:
-                self._note(course, error)
-                final = self._judged(course, error)
+                self._note(progress, error)
+                final = self._judged(progress, error)
                 if final is not None:
                     raise final from error
                 if not isinstance(error, _Misfit) and not await back_off.pause():
-                    raise self._given_up(course, error) from error
+                    raise self._given_up(progress, error) from error
             try:
-                return await self._try(course)
+                return await self._try(progress)
             except Exception as next_error:
                 error = next_error
 
-    async def _try(self, course: _Course) -> Committed:
+    async def _try(self, progress: _BatchProgress) -> Committed:
         if self._line.is_closed:
             await self._connect()
-        if course.unsure is not None:
-            found = await self._look(course.unsure)
+        if progress.unsure is not None:
+            found = await self._look(progress.unsure)
             if found is not None:
                 return found
-            course.sending = course.unsure
+            progress.sending = progress.unsure
             self.written_again += 1
-        if course.sending is None:
-            if course.misfits > _PLANS_MAX:
+        if progress.sending is None:
+            if progress.misfits > _PLANS_MAX:
                 raise self._moving()
-            planned = await self._plan(course)
+            planned = await self._plan(progress)
             if isinstance(planned, Committed):
                 return planned
-            course.sending = planned
-        course.sent = True
-        return await self._send(course.sending, self._address.attempt_seconds)
+            progress.sending = planned
+        progress.sent = True
+        return await self._send(progress.sending, self._address.attempt_seconds)
 
-    def _note(self, course: _Course, error: Exception) -> None:
+    def _note(self, progress: _BatchProgress, error: Exception) -> None:
         """Take down what an error says of what was sent."""
         self._versions.clear()
         if isinstance(error, _Misfit) or sqlstate_of(error) == _BEGUN_ALREADY:
-            course.sending = course.unsure = None
-            course.misfits += 1
-        elif isinstance(error, _Moved) or (is_lost(error) and course.sent):
-            course.unsure = course.unsure or course.sending
+            progress.sending = progress.unsure = None
+            progress.misfits += 1
+        elif isinstance(error, _Moved) or (is_lost(error) and progress.sent):
+            progress.unsure = progress.unsure or progress.sending
         if is_lost(error):
             self._line.drop()
-        course.sent = False
+        progress.sent = False
 
     async def _connect(self) -> None:
         """Take a new connection in place of the one that broke."""
@@ -399,7 +401,7 @@ class Writer:
 
     # -- what went wrong --------------------------------------------------------------------
 
-    def _judged(self, course: _Course, error: Exception) -> Exception | None:
+    def _judged(self, progress: _BatchProgress, error: Exception) -> Exception | None:
         """Say what is to be raised for an error; None where it is to be tried again."""
         if sqlstate_of(error) == _BEGUN_ALREADY:
             return None
@@ -407,14 +409,14 @@ class Writer:
             return None
         if isinstance(error, StoreRefused):
             # A server that is set otherwise now, or that does not take this user any more.
-            if course.unsure is not None:
+            if progress.unsure is not None:
                 return self._unknown(str(error))
             return self._fail(f"{error}. Nothing was written.")
         if isinstance(error, EngineError):
             return error
         if not sqlstate_of(error) and not isinstance(error, ValueError):
             return error
-        if course.unsure is not None:
+        if progress.unsure is not None:
             return None  # the first attempt may still arrive
         return StoreFailed(
             f"{self._address.name}: {described_failure(error)}. Nothing was written.",
@@ -422,9 +424,9 @@ class Writer:
             passes=passes_by_itself(error),
         )
 
-    def _given_up(self, course: _Course, error: Exception) -> StoreFailed:
+    def _given_up(self, progress: _BatchProgress, error: Exception) -> StoreFailed:
         why = str(error) if isinstance(error, _Away) else described_failure(error)
-        if course.unsure is not None:
+        if progress.unsure is not None:
             return self._unknown(f"it has not come back in time: {why}")
         return StoreFailed(
             f"{self._address.name} could not be written to for "
@@ -464,7 +466,7 @@ class Writer:
         return failure
 
 
-class _Course(msgspec.Struct):
+class _BatchProgress(msgspec.Struct):
     """How far one batch has come."""
 
     batch: Batch

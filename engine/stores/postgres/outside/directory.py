@@ -20,7 +20,7 @@ from ..line import Line, Lines
 from ..log.leases_sql import seconds_left
 from ..log.session import end_session, is_too_long, mend_leases, read_holder
 
-__all__ = ["OWNER", "PostgresRoll"]
+__all__ = ["OWNER", "PostgresOwnerDirectory"]
 
 _PATIENCE_SECONDS: Final = 0.1
 _ANSWER_SECONDS: Final = 1.0
@@ -40,7 +40,7 @@ _MEMBERS: Final = (
 )
 
 
-class PostgresRoll:
+class PostgresOwnerDirectory:
     """The sessions of the log at an address."""
 
     def __init__(self, address: Address, ports: Ports) -> None:

@@ -24,7 +24,7 @@ from ..brokers.nats import connect, new_name
 from ..errors import BrokerFailed, StoreRefused
 from ..runtime.futures import retrieve
 from ..runtime.safely import described
-from .listening import Fabric
+from .listening import ListenOnNats
 from .wire import Line
 
 __all__ = ["Exchange", "join"]
@@ -53,8 +53,8 @@ _UNREAD_MAX: Final = 64 * 1024 * 1024
 class _Secret:
     """What the two ends of one line know, and nobody who has not the token."""
 
-    def __init__(self, fabric: Fabric, *told: str) -> None:
-        token = "" if fabric.token is None else fabric.token.revealed
+    def __init__(self, listen: ListenOnNats, *told: str) -> None:
+        token = "" if listen.token is None else listen.token.revealed
         key = sha256(token.encode()).digest()
         self._key = blake2b("\n".join(told).encode(), key=key, digest_size=32).digest()
 
@@ -71,9 +71,9 @@ class _Connection:
         self.gone = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
-    async def open(self, fabric: Fabric) -> None:
+    async def open(self, listen: ListenOnNats) -> None:
         """Connect; raise OSError or BrokerFailed where that fails."""
-        self.client = await connect(fabric.address, "foldline", fabric.tls(), self._end)
+        self.client = await connect(listen.address, "foldline", listen.tls(), self._end)
 
     async def _end(self) -> None:
         self.gone.set()
@@ -247,7 +247,7 @@ class _End(asyncio.Transport):
 # -- as a member ----------------------------------------------------------------------------------
 
 
-async def join(fabric: Fabric, subject: str, line: Line) -> None:
+async def join(listen: ListenOnNats, subject: str, line: Line) -> None:
     """Connect a line with the owner that is met at a subject.
 
     Raises OSError where there is none to be had, and StoreRefused where the token is another one,
@@ -255,13 +255,13 @@ async def join(fabric: Fabric, subject: str, line: Line) -> None:
     """
     connection = _Connection()
     try:
-        await connection.open(fabric)
+        await connection.open(listen)
     except BrokerFailed as error:
         if not error.passes:
             raise StoreRefused(f"the owner of the log cannot be joined: {error}") from error
         raise ConnectionRefusedError(errno.ECONNREFUSED, str(error)) from error
     try:
-        await _Joining(fabric, connection).run(subject, line)
+        await _Joining(listen, connection).run(subject, line)
     except BaseException:
         connection.close()
         raise
@@ -270,8 +270,8 @@ async def join(fabric: Fabric, subject: str, line: Line) -> None:
 class _Joining:
     """A member's connection, for one line."""
 
-    def __init__(self, fabric: Fabric, connection: _Connection) -> None:
-        self._fabric = fabric
+    def __init__(self, listen: ListenOnNats, connection: _Connection) -> None:
+        self._listen = listen
         self._connection = connection
         self._answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._end: _End | None = None
@@ -285,7 +285,7 @@ class _Joining:
         theirs, proof, other = answer.reply, answer.data[:_PROOF], answer.data[_PROOF:]
         if not _SUBJECT.fullmatch(theirs):
             raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody is met there over NATS")
-        secret = _Secret(self._fabric, word, other.decode("ascii", "replace"), mine, theirs)
+        secret = _Secret(self._listen, word, other.decode("ascii", "replace"), mine, theirs)
         if not hmac.compare_digest(proof, secret.proof(_OWNER, b"")):
             raise StoreRefused("the token of listen= is not the one that the owner has")
         closing = self._connection.close
@@ -319,9 +319,9 @@ class _Joining:
 class Exchange:
     """Where an owner is met, over connections that follow each other."""
 
-    def __init__(self, fabric: Fabric, logger: logging.Logger) -> None:
+    def __init__(self, listen: ListenOnNats, logger: logging.Logger) -> None:
         """Take the server; nothing is connected before `open`."""
-        self._fabric = fabric
+        self._listen = listen
         self._logger = logger
         self.subject = f"foldline.{new_name()}"
         self._make: Callable[[], Line] | None = None
@@ -369,7 +369,7 @@ class Exchange:
 
     async def _serve(self, connection: _Connection) -> None:
         """Take who comes over one connection, until it ends or this one leaves."""
-        await connection.open(self._fabric)
+        await connection.open(self._listen)
         client = connection.client
 
         async def hear(message: Any) -> None:
@@ -408,7 +408,7 @@ class Exchange:
         if message.data[:1] != _VERSION or not _SUBJECT.fullmatch(theirs):
             return
         mine, other = f"{self.subject}.{new_name()}", new_name()
-        secret = _Secret(self._fabric, word, other, theirs, mine)
+        secret = _Secret(self._listen, word, other, theirs, mine)
         self._asked[mine] = secret, theirs
         if len(self._asked) > _ASKED_MAX:
             del self._asked[next(iter(self._asked))]

@@ -100,7 +100,7 @@ async def test_a_member_with_another_token_is_refused_and_the_token_is_sent_by_n
         member.line.close()
 
     assert len(owner.run) == 1
-    shown = f"{refused.value} {caplog.text} {owner.meeting._fabric!r}"
+    shown = f"{refused.value} {caplog.text} {owner.meeting._on_nats!r}"
     said = b" ".join(message.data for message in listener.heard)
     assert len(listener.heard) > 5
     assert TOKEN not in shown

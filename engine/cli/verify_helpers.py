@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from ..errors import StoreFailed
-from ..outside.stretches import STRETCH, Crew, Shape, Stretch
+from ..outside.stretches import STRETCH, LogInspector, Shape, Stretch
 from ..runtime.interpreter import can_begin, child_arguments, child_environment, cores
 from ..stores.contract.tags import TagForm
 from .verify_child import Answer, Question, Task, read_message, write_message
@@ -35,11 +35,11 @@ _answer: Final = msgspec.msgpack.Decoder(Answer).decode
 
 
 class Helpers:
-    """Whoever looks at a log: `alone`, or so many processes that are begun for it."""
+    """Whoever looks at a log: `single`, or so many processes that are begun for it."""
 
-    def __init__(self, alone: Crew, task: Task, jobs: int | None) -> None:
+    def __init__(self, single: LogInspector, task: Task, jobs: int | None) -> None:
         """Without `jobs`, a large log has one on each core, or one that gives way to an engine."""
-        self._alone = alone
+        self._single = single
         self._task = task
         self._jobs = jobs
         self._helpers: list[Helper] = []
@@ -65,7 +65,7 @@ class Helpers:
         if jobs is None:
             jobs = 0 if end < LARGE else 1 if self._task.gives_way else cores()
         if jobs + self._task.gives_way < 2 or not can_begin():  # this process is one by itself
-            yield from self._alone.stretches(end, forms)
+            yield from self._single.stretches(end, forms)
             return
         # One looks at the structure, and more than there are stretches have nothing to do.
         wanted = min(jobs, 1 + -(-end // STRETCH))
@@ -100,7 +100,7 @@ class Helpers:
     def shape(self) -> Shape:
         """Give what the structure is like."""
         if not self._helpers:
-            return self._alone.shape()
+            return self._single.shape()
         while self._shape is None:
             for helper in self._heard():
                 self._shape = helper.hear().shape
