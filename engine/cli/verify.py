@@ -1,8 +1,8 @@
 """`foldline verify FILE`: looks for damage in a log, its views, or a backup, and names all of it.
 
 Rules: it only reads, by itself or with others (`verify_helpers`), and rests beside an engine. What
-is wrong goes to the output, a line each, and a summary at the end; how far it is, to the error stream.
-What could not be looked at is said and never called sound.
+is wrong goes to the output, a line each, and a summary at the end; how far it is, to the error
+stream. What could not be looked at is said and never called sound.
 """
 
 from __future__ import annotations
