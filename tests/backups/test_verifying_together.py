@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,12 @@ def test_a_process_that_ends_is_an_error_and_not_a_sound_log(
     ask = verify_helpers.Helper.ask
 
     def killed(helper: Any, question: Question) -> None:
+        # It stands still before it is asked: so it has neither answered nor ended before the end.
+        if question.after >= 12:
+            helper.process.send_signal(signal.SIGSTOP)
+        ask(helper, question)
         if question.after >= 12:
             helper.process.kill()
-        ask(helper, question)
 
     monkeypatch.setattr(verify_helpers.Helper, "ask", killed)
     assert main(["verify", str(path), "--jobs", "2"]) == 1

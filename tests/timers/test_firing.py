@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import pytest_asyncio
 
 from engine import (
     After,
+    Aggregate,
     At,
     CancelTimer,
+    Command,
     Decision,
     Engine,
+    Event,
+    Id,
     Limits,
     MemoryStore,
     Ports,
     TimerStatistics,
+    applies,
+    handles,
 )
 from engine.testing.scenario import ManualClock, SequentialIds
 from tests.support.waiting import settle, until
@@ -316,3 +323,59 @@ async def test_a_handler_cancels_and_sets_at_once(engine: Engine, clock: ManualC
 
     assert [kettle for _, kettle, _ in runs] == ["k"]
     assert numbers(engine).waiting == 0
+
+
+class Hold(Command):
+    door: Id
+
+
+class Invite(Command):
+    door: Id
+    to: str
+
+
+class Invited(Event, name="door-invited"):
+    pass
+
+
+class Ring(Command):
+    door: Id
+
+
+class Door(Aggregate, kind="door"):
+    held: ClassVar[list[asyncio.Event]] = []
+    """What a door that is held waits for."""
+
+    @handles
+    async def hold(self, command: Hold) -> None:
+        self.held.append(asyncio.Event())
+        await self.held[-1].wait()
+
+    @handles
+    def invite(self, command: Invite) -> Decision[Invited]:
+        return Decision(Invited(), timers=[After(Ring(command.to), "ring")])
+
+    @handles
+    def ring(self, command: Ring) -> None:
+        return None
+
+    @applies
+    def on_invited(self, event: Invited) -> None:
+        pass
+
+
+async def test_an_engine_ends_while_timers_pause_since_an_aggregate_has_no_room() -> None:
+    Door.held.clear()
+    async with Engine([Door], store="memory:", limits=Limits(mailbox_commands=1)) as engine:
+        commands = [asyncio.create_task(engine.execute(Hold("a")))]
+        await until(lambda: len(Door.held) == 1)
+        commands.append(asyncio.create_task(engine.execute(Hold("a"))))
+        await settle()
+        await engine.execute(Invite("b", to="a"))
+        firing = engine._wiring.firing
+        await until(lambda: firing._pause >= 0.8)
+
+        Door.held[0].set()
+        await until(lambda: len(Door.held) == 2)
+        Door.held[1].set()
+        await asyncio.gather(*commands)
