@@ -70,7 +70,7 @@ async def main(store: str, mode: str, seconds: str) -> None:
 def _told(mode: str, took: list[float], lasted: float, core: float) -> Told:
     if not took:
         return Told(mode, 0, lasted, 0.0, core=core)
-    cuts = statistics.quantiles(took, n=100)
+    cuts = statistics.quantiles(took if len(took) > 1 else took * 2, n=100)
     return Told(mode, len(took), lasted, cuts[49] * 1e3, cuts[98] * 1e3, core)
 
 
