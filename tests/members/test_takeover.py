@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import Closed, DeadlinePassed, Engine, EngineFailed, OutcomeUnknown, Ports, Receipt
+from engine.members import serving
 from engine.members.wire import FRAME_MAX, PROTOCOL, Hello, Line, Message, Sent, Welcome
 from engine.runtime.unix_socket import listen
 from tests.members.joining import joined, part, some
@@ -60,6 +61,20 @@ async def test_commands_without_keys_that_come_while_an_owner_stops_are_run_once
         answers = await asyncio.gather(*sent)
 
         assert sorted(a.position for a in answers) == list(range(1, len(sent) + 1))
+
+
+async def test_an_owner_that_stops_asks_its_members_to_leave_and_has_not_to_wait_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_FAREWELL_SECONDS", 600.0)
+    async with AsyncExitStack() as stack:
+        owner = joined(tmp_path)
+        await owner.__aenter__()
+        member = await stack.enter_async_context(joined(tmp_path))
+
+        await owner.__aexit__(None, None, None)
+
+        await until(lambda: part(member).role == "owner")
 
 
 async def test_what_was_begun_at_a_member_goes_on_when_it_becomes_the_owner(
