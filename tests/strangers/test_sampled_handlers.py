@@ -144,7 +144,7 @@ async def test_a_state_that_cannot_be_written_down_is_not_looked_at() -> None:
         assert (await engine.execute(Do("o", "append"))).version == 2
 
 
-async def test_nothing_of_the_states_own_code_runs() -> None:
+async def test_what_is_no_json_is_neither_shown_nor_compared_by_its_own_code() -> None:
     class Proud:
         def __repr__(self) -> str:
             raise AssertionError("nobody asked")
