@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import io
 import re
 import statistics
@@ -178,6 +179,27 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
             del left[name]
 
     assert not left, f"these import each other in a circle, or are behind one: {sorted(left)}"
+
+
+TOP_LEVEL = {
+    *("engine", "domain", "benchmarks", "tests", "docs", ".ci", "pyproject.toml", "README.md"),
+    *("requirements-dev.txt", "mkdocs.yml", ".gitignore", "LICENSE", "CHANGELOG.md"),
+    *("CONTRIBUTING.md", "SECURITY.md", "AGENTS.md", ".git"),
+}
+
+
+def test_nothing_lies_at_the_top_that_does_not_belong_there() -> None:
+    """A program's stray output beside the README would be committed with all else."""
+    root = TESTS.parent
+    ignored = [line.rstrip("/") for line in (root / ".gitignore").read_text().splitlines()]
+    found = {
+        path.name
+        for path in root.iterdir()
+        if path.name not in TOP_LEVEL
+        if not any(fnmatch.fnmatch(path.name, pattern) for pattern in ignored)
+    }
+
+    assert not found, f"{found}: remove them, or name them in TOP_LEVEL and say what for"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
