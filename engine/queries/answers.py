@@ -21,6 +21,8 @@ from ..errors import InvalidInput, Overloaded, ProjectionLag, ProjectionUnserved
 from ..limits import Limits
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt, instead_text, position_of
+from ..runtime.futures import is_being_cancelled
+from ..runtime.safely import as_error
 from ..runtime.within import within
 from ..statistics import Histogram, QueryStatistics
 from ..stores.contract.log import Head
@@ -296,9 +298,7 @@ class Answers:
             if name in self._left_out:
                 raise ProjectionUnserved(name)
         if asked.inside is not None:
-            answer = await asked.definition.function(
-                own_copy(asked.query), asked.inside(asked.definition)
-            )
+            answer = await _given(asked, asked.inside(asked.definition))
             check_awaited(asked.query, answer)
             return answer
         for holding in (*HOLDING, self._state_seconds):
@@ -307,13 +307,8 @@ class Answers:
             if asked.reads is not None:
                 asked.reads.begin()
             try:
-                # A query that is watched, or torn, is asked more than once.
                 with answering(self.engine, partial(_same, views)):
-                    answer = await asked.definition.function(own_copy(asked.query), views)
-            except StopAsyncIteration as error:
-                # Whoever watches would take it for the end of his watch.
-                name = type(asked.query).__name__
-                raise UsageError(f"the answer to {name} raised StopAsyncIteration") from error
+                    answer = await _given(asked, views)
             except Exception as error:
                 if not state.is_torn or holding == self._state_seconds:
                     for name in self._unserved(asked.definition.projections or (), state):
@@ -414,6 +409,23 @@ class Answers:
         if behind:
             states = {name: concerned[name].state for name in behind}
             raise ProjectionLag(position, behind, dict(states))
+
+
+async def _given(asked: _Asked, views: Views) -> Any:
+    """Let the host's function answer; what it raises ends neither who asks nor the event loop."""
+    name = type(asked.query).__name__
+    try:
+        # A query that is watched, or torn, is asked more than once.
+        return await asked.definition.function(own_copy(asked.query), views)
+    except StopAsyncIteration as error:
+        # Whoever watches would take it for the end of his watch.
+        raise UsageError(f"the answer to {name} raised StopAsyncIteration") from error
+    except asyncio.CancelledError as error:
+        if is_being_cancelled():
+            raise
+        raise UsageError(f"the answer to {name} was cancelled from inside") from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise as_error(error) from error
 
 
 def _same(views: Views, _: AnswerDefinition) -> Views:

@@ -236,10 +236,8 @@ class LiveQueries:
                 f"the answer to {name}, which is watched, took longer than {seconds} s "
                 f"(Limits.ask_seconds), or than its own limit: make it read less, or raise that"
             ) from error
-        except asyncio.CancelledError as error:
-            if self._ended:
-                raise
-            raise UsageError(f"the answer to {name} was cancelled from inside") from error
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             raise of_a_task(error) from error.__cause__
 

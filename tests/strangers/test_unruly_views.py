@@ -120,6 +120,17 @@ async def test_an_answer_that_is_watched_fails_its_own_watch(name: str) -> None:
         await assert_others_go_on(engine)
 
 
+@pytest.mark.parametrize("name", ["exit", "interrupt", "cancelled"])
+async def test_an_answer_that_is_asked_ends_neither_its_caller_nor_the_loop(name: str) -> None:
+    async with Engine([Jar], projections=[Contents], answers=[get_content]) as engine:
+        where["answer", "bad"] = raising(name)
+        for timeout in (None, 5.0):
+            with pytest.raises(Exception, match=r"no Exception|was cancelled from inside"):
+                await engine.query(GetContent("bad"), timeout=timeout)
+        assert await engine.query(GetContent("fine")) is None
+        await assert_others_go_on(engine)
+
+
 @pytest.mark.parametrize("name", sorted(set(RAISED) - {"rejected"}))
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_hook_that_raises_says_no(name: str, is_async: bool) -> None:
