@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import Damaged, StoreFailed, UsageError
 from ..limits import Limits
-from ..model.codec import EventRegistry, decode_meta
+from ..model.codec import EventRegistry, decode_meta, masked
 from ..model.messages import Event
 from ..model.projection import ProjectionDefinition, reaching, slice_of
 from ..model.stored import StoredEvent
@@ -23,6 +23,10 @@ from ..stores.contract.views import Checkpoint, Part, ViewsStore
 from .parking import Parking
 
 __all__ = ["Scope", "may_pass"]
+
+
+class _NotLasting(UsageError):
+    """The slice of an event would be another one if its person were erased."""
 
 
 def may_pass(error: BaseException) -> bool:
@@ -58,6 +62,7 @@ class Scope:
         self._slice = slice_
         self._by_stream = definition.slices > 1 and definition.sequence is None
         self._by_key = definition.slices > 1 and definition.sequence is not None
+        self._is_sink = definition.sink is not None  # tables are made anew behind an erasure
         self._now = now
 
     async def open(self, views: ViewsStore, part: Part) -> Checkpoint:
@@ -104,7 +109,31 @@ class Scope:
     def is_mine(self, event: Event | None, stored: StoredEvent) -> bool:
         """Tell whether an event's key belongs to the part's slice."""
         slices = self._definition.slices
-        return slices == 1 or slice_of(self.key_of(event, stored), slices) == self._slice
+        if slices == 1:
+            return True
+        key = self.key_of(event, stored)
+        if self._by_key and self._is_sink and event is not None:
+            self._check_lasting(key, event, stored)
+        return slice_of(key, slices) == self._slice
+
+    def _check_lasting(self, key: str, event: Event, stored: StoredEvent) -> None:
+        """Raise where an erasure would change the key."""
+        later = masked(event)
+        if later is event:
+            return
+        try:
+            is_lasting = self.key_of(later, stored) == key
+        except BaseException as raised:
+            contained(raised)
+            is_lasting = False
+        if not is_lasting:
+            raise _NotLasting(
+                f"`sequence` of sink {self._definition.name} makes its key of personal data of "
+                f"{stored.name}. When that person is erased, another slice would have the event, "
+                f"and might be beyond it. Let it give an id, or write slices=1, and change the "
+                f"number of slices in either case: then they begin where the last of them stands, "
+                f"and nothing is lost"
+            )
 
     def check_handled(self, event: Event, stored: StoredEvent) -> None:
         """Raise Damaged where the projection handles an event's name, and not what it is today."""
@@ -152,7 +181,7 @@ class Scope:
 
     def park(self, stored: StoredEvent, error: Exception) -> bool:
         """Park what failed; tell whether it was."""
-        if self.patience and self.may_pass(error):
+        if isinstance(error, _NotLasting) or (self.patience and self.may_pass(error)):
             return False
         try:
             # Of a fresh event: a handler may have changed the one that it failed on.
