@@ -46,6 +46,7 @@ from .explained import explain as _explain
 from .health.bounds import Health as Health
 from .health.report import HealthCheck as HealthCheck
 from .health.report import HealthReport as HealthReport
+from .histogram import Histogram as Histogram
 from .host.portal import Portal as Portal
 from .limits import Limits as Limits
 from .log.feed import Feed as Feed
@@ -135,7 +136,6 @@ from .runtime.ports import Workers as Workers
 from .statistics import BuildProgress as BuildProgress
 from .statistics import DirectoryStatistics as DirectoryStatistics
 from .statistics import EngineStatistics as EngineStatistics
-from .statistics import Histogram as Histogram
 from .statistics import IntakeStatistics as IntakeStatistics
 from .statistics import JournalStatistics as JournalStatistics
 from .statistics import LiveStatistics as LiveStatistics

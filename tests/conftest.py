@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import smoke
 from tests.support.installed import Installed, install
@@ -27,6 +28,10 @@ def pytest_configure() -> None:
     others = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = f"{ROOT}{os.pathsep}{others}" if others else str(ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A busy machine makes no example wrong: how long one takes is measured in benchmarks.
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("patient", patient)
+    settings.load_profile("patient")
 
 
 def _is_smoke(path: Path) -> bool:

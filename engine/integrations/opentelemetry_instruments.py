@@ -12,9 +12,8 @@ from typing import Final, get_args
 
 import msgspec
 
+from ..histogram import SECONDS, SIZES
 from ..statistics import (
-    SECONDS,
-    SIZES,
     EngineStatistics,
     ProjectorState,
     ProjectorStatistics,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ..statistics import EngineStatistics, Histogram
+from ..histogram import Histogram
+from ..statistics import EngineStatistics
 from .answers import Latency, Rates
 
 __all__ = ["Pace", "PositionPace"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..histogram import Histogram
 from ..model.stored import StoredEvent
 from ..runtime.ports import Ports
-from ..statistics import Histogram
 from ..telemetry import Observer, ProjectionBegan
 
 __all__ = ["Measured", "Meter"]

@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
+from ..histogram import Histogram
 from ..statistics import (
     BuildProgress,
-    Histogram,
     ProjectorState,
     ProjectorStatistics,
     SubscriptionStatistics,

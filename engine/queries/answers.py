@@ -18,13 +18,14 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from ..errors import InvalidInput, Overloaded, ProjectionLag, ProjectionUnserved, UsageError
+from ..histogram import Histogram
 from ..limits import Limits
 from ..model.copying import own_copy
 from ..model.messages import Query, Receipt, instead_text, position_of
 from ..runtime.futures import is_being_cancelled
 from ..runtime.safely import as_error
 from ..runtime.within import within
-from ..statistics import Histogram, QueryStatistics
+from ..statistics import QueryStatistics
 from ..stores.contract.log import Head
 from ..stores.contract.views import ViewsState, ViewsStates
 from ..telemetry import Observation, Observer, QueryBegan

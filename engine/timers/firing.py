@@ -1,8 +1,7 @@
 """Fires timers: sends the command of each to its actor when it is due.
 
 Rules:
-- It sleeps until the next timer is due, and is woken when an earlier one is set. It asks the store
-  only for what is due soon, so that a million others cost nothing.
+- It sleeps until the next timer is due, and is woken when an earlier one is set.
 - No timer is fired early by the engine's clock. Those that are late are fired in the order of their
   times, so many at once and no more.
 - The command's events take the timer away in their own transaction, which refuses them if the timer
@@ -20,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -39,6 +37,7 @@ from ..errors import (
     UsageError,
     Voided,
 )
+from ..histogram import Histogram
 from ..limits import Limits
 from ..model.codec import Metadata, read_metadata
 from ..model.messages import Envelope
@@ -47,7 +46,7 @@ from ..runtime.bell import Bell
 from ..runtime.contained import is_of_the_moment
 from ..runtime.ports import Ports, jumps_of
 from ..runtime.safely import shows_messages, text_of
-from ..statistics import Histogram, TimerStatistics
+from ..statistics import TimerStatistics
 from ..stores.contract.log import Extra, Store
 from ..stores.contract.timers import (
     FOREVER,
@@ -59,15 +58,13 @@ from ..stores.contract.timers import (
     WaitingTimer,
 )
 from .aside import UNKNOWN, Aside, has_failed, reason_of
+from .due import DueTimers, Sent
 from .giving import Fire, SentCommand, TellRejection
 from .settling import SPENT, Settling, spent
 from .tally import Tally
 
 __all__ = ["Firing"]
 
-_AHEAD: Final = 1_000_000
-"""µs ahead of the clock that are read at once."""
-_PAGE: Final = 1_024
 _SENT_PER_TURN: Final = 64
 """Commands sent before the event loop gets its turn."""
 _LOOK_SECONDS: Final = 10.0
@@ -112,20 +109,11 @@ class Firing:
         """The task beside it, which is to be run too."""
         self._bell = Bell()
         self._stopping = Bell()
-        self._ahead: deque[WaitingTimer] = deque()
-        """Those that were read and not sent yet, in order."""
-        self._wanted: dict[TimerKey, int] = {}
-        """Their positions, as far as they are known to stand still."""
-        self._horizon = 0
-        """The time from which on the store has to be asked."""
         self._wakes_at = 0
         """The time for which it sleeps; 0 while it is awake."""
-        self._reading: set[TimerKey] | None = None
-        """What changes while the store is asked."""
-        self._flying: dict[tuple[str, str, int], WaitingTimer] = {}
+        self._sent: dict[Sent, WaitingTimer] = {}
         """Those that were sent and are not settled."""
-        self._held: set[TimerKey] = set()
-        """Those that an operator acts on, none of which is sent meanwhile."""
+        self._due = DueTimers(store, ports.clock, self._sent.keys())
         self.may_begin = Bell()
         """Rung when what operators have asked for in advance is done, or need not be waited for."""
         self._turned_away = False
@@ -146,10 +134,8 @@ class Firing:
 
     def statistics(self) -> TimerStatistics:
         """Give the numbers as they are now; called from any thread."""
-        now, ahead = self._clock.now(), self._ahead
-        due = [timer.due for timer in list(self._flying.values())]
-        with contextlib.suppress(IndexError, RuntimeError):
-            due += [timer.due for timer in list(ahead) if timer.next <= now]
+        now = self._clock.now()
+        due = [timer.due for timer in list(self._sent.values())] + self._due.late(now)
         return TimerStatistics(
             waiting=max(0, self._tally.waiting),
             due=len(due),
@@ -167,22 +153,17 @@ class Firing:
         """Note what is durable now: timers set and taken away, and how many more there are."""
         for extra in extras:
             if isinstance(extra, SetTimer):
-                self._forget((extra.stream, extra.name))
+                self._due.forget((extra.stream, extra.name))
                 self._look_at(extra.due)
             elif isinstance(extra, DropTimer | FiredTimer):
-                self._forget((extra.stream, extra.name))
+                self._due.forget((extra.stream, extra.name))
         self._tally.changed(more)
         if self._tally.seconds is not None:
             self._bell.set()  # they are to be counted
 
-    def _forget(self, key: TimerKey) -> None:
-        self._wanted.pop(key, None)
-        if self._reading is not None:
-            self._reading.add(key)
-
     def _look_at(self, time: int) -> None:
         """See that the store is asked at a time of which nothing is known."""
-        self._horizon = min(self._horizon, time)
+        self._due.look_at(time)
         if time < self._wakes_at:
             self._bell.set()
 
@@ -208,20 +189,15 @@ class Firing:
 
         It is read again afterwards.
         """
-        if key in self._held:
-            raise UsageError("somebody else acts on this timer at this moment: nothing was done")
-        self._held.add(key)
-        self._forget(key)
-        try:
-            yield
-        finally:
-            self._held.discard(key)
-            self._forget(key)  # it may be read as it was before
-            self._look_at(0)
+        with self._due.held(key):
+            try:
+                yield
+            finally:
+                self._look_at(0)
 
     def check_lands(self, timer: WaitingTimer) -> None:
         """Raise UsageError if the command of a timer is being run."""
-        if (*timer.key, timer.position) in self._flying:
+        if (*timer.key, timer.position) in self._sent:
             raise UsageError(
                 f"the command of the timer {timer.name!r:.100} of {timer.stream!r:.100} is being "
                 f"run at this moment: nothing was done"
@@ -258,7 +234,7 @@ class Firing:
                     if not self._store_failed:
                         self._logger.warning("timers are fired later: %s", error)
                     self._store_failed = True
-                    self._horizon = 0
+                    self._due.look_at(0)
                     await _wait(self._stopping, _PAUSE_SECONDS_MAX)
         finally:
             end()
@@ -279,31 +255,27 @@ class Firing:
         if self._tally.seconds == 0:
             async with self.settling.noting:
                 await self._tally.count()
-        if self._horizon <= self._clock.now() and not self._is_due():
-            await self._read()
-        while self._is_due() and not self._is_full and not self._turned_away:
+        if not self._is_ending() and self._due.is_to_read:
+            await self._due.read()
+        while self._due.is_due and not self._is_ending() and not self._is_held_up:
             self._send_some()
             await asyncio.sleep(0)
         await self._sleep()
 
     def _send_some(self) -> None:
         """Send what is due now, and no more than a turn's worth."""
-        due, ahead = min(self._clock.now(), self._horizon), self._ahead
-        most = min(_SENT_PER_TURN, self._limits.timers_at_once - len(self._flying))
-        for _ in range(most):
-            if not ahead or ahead[0].next > due or self._turned_away:
+        for _ in range(_SENT_PER_TURN):
+            if self._is_held_up or (timer := self._due.take()) is None:
                 return
-            self._send(ahead.popleft())
+            self._send(timer)
+
+    @property
+    def _is_held_up(self) -> bool:
+        return self._turned_away or self._is_full
 
     @property
     def _is_full(self) -> bool:
-        return len(self._flying) >= self._limits.timers_at_once
-
-    def _is_due(self) -> bool:
-        """Tell whether the first of those that were read is due, and none is before it."""
-        if self._is_ending() or not self._ahead:
-            return False
-        return self._ahead[0].next <= min(self._clock.now(), self._horizon)
+        return len(self._sent) >= self._limits.timers_at_once
 
     async def _sleep(self) -> None:
         if self._turned_away:
@@ -311,8 +283,7 @@ class Firing:
         if self._is_full or self._is_ending():
             await self._bell.wait()
             return
-        first = self._ahead[0].next if self._ahead else FOREVER
-        self._wakes_at = min(first, self._horizon)
+        self._wakes_at = self._due.next
         seconds = (self._wakes_at - self._clock.now()) / 1e6
         count = self._tally.seconds
         if self._wakes_at == FOREVER and count is None:
@@ -321,47 +292,12 @@ class Firing:
             await _wait(self._bell, min(seconds, _LOOK_SECONDS if count is None else count))
         self._wakes_at = 0
 
-    async def _read(self) -> None:
-        """Read what is due now and soon; where that is nothing, when the next one is."""
-        until = self._clock.now() + _AHEAD
-        self._ahead.clear()
-        self._wanted.clear()
-        self._reading = set()
-        self._horizon = FOREVER  # lower again at once, by what is set meanwhile
-        try:
-            most = _PAGE + len(self._flying)
-            page = await self._store.read_due(until=until, timers_max=most)
-            if len(page) == most:
-                until = page[-1].next
-            elif not page:
-                after = until, FOREVER, "", ""
-                later = await self._store.read_due(after, until=FOREVER, timers_max=1)
-                until = later[0].next if later else FOREVER
-            self._horizon = min(self._horizon, until)
-            reading, held, flying = self._reading, self._held, self._flying
-            for timer in page:
-                key = timer.stream, timer.name
-                if key in reading:
-                    self._horizon = min(self._horizon, timer.next)  # what became of it is read next
-                elif key in held:
-                    pass  # read again when it is let go
-                elif (*key, timer.position) not in flying:
-                    self._ahead.append(timer)
-                    self._wanted[key] = timer.position
-        except BaseException:
-            self._horizon = 0
-            raise
-        finally:
-            self._reading = None
-
     # -- one of them --------------------------------------------------------------------------
 
     def _send(self, timer: WaitingTimer) -> None:
-        if self._wanted.pop(timer.key, None) != timer.position:
-            return  # it was taken away since it was read
         if self._failpoint is not None:
             self._failpoint("timers.due")
-        self._flying[*timer.key, timer.position] = timer
+        self._sent[*timer.key, timer.position] = timer
         if timer.cause == SPENT:
             self.settling.add(SettledTimer(timer.stream, timer.name, timer.position))
             return
@@ -444,12 +380,12 @@ class Firing:
             self.settling.add(spent(timer, self._clock.now()))
         elif isinstance(error, Overloaded | Voided | Conflict):
             self._turned_away = True
-            self._horizon = 0
+            self._due.look_at(0)
             self._land(timer)
         elif isinstance(error, Closed | OutcomeUnknown):
             if not self._is_ending():  # whoever decides it has gone, and the next one takes it
                 self._turned_away = True
-                self._horizon = 0
+                self._due.look_at(0)
             self._land(timer)  # else the engine ends, and the next one looks what stands
         else:
             self._failed += 1
@@ -478,15 +414,14 @@ class Firing:
         return SettledTimer(timer.stream, timer.name, timer.position, time, attempts, parked, cause)
 
     def _land(self, timer: WaitingTimer) -> None:
-        del self._flying[*timer.key, timer.position]
+        del self._sent[*timer.key, timer.position]
         self._bell.set()
 
     def _note_settled(self, settled: Sequence[SettledTimer], gone: int) -> None:
         self._tally.went(gone)
         for each in settled:
-            del self._flying[each.stream, each.name, each.position]
-            if self._reading is not None:
-                self._reading.add((each.stream, each.name))  # it may be read as it was before
+            del self._sent[each.stream, each.name, each.position]
+            self._due.doubt((each.stream, each.name))
             if each.parked:
                 self._tally.set_aside()
             elif each.next is not None:

@@ -20,6 +20,7 @@ from heapq import nlargest
 from typing import NoReturn, TypeAlias
 
 from ..errors import Damaged, EngineError, HandlerFailed, Overloaded
+from ..histogram import Histogram
 from ..limits import Limits
 from ..log.read_ahead import AHEAD, ReadAhead
 from ..model.ids import as_id, check_id
@@ -28,7 +29,7 @@ from ..running import note_new_aggregates
 from ..runtime.bell import Bell
 from ..runtime.ports import Ports
 from ..runtime.safely import as_error, text_of
-from ..statistics import DirectoryStatistics, Histogram
+from ..statistics import DirectoryStatistics
 from ..stores.contract.log import Store, StreamPage, StreamRead
 from ..telemetry import LoadBegan, Observer
 from .actor import Actor

@@ -24,6 +24,7 @@ __all__ = [
     "EntryPart",
     "Follower",
     "Owner",
+    "TagFeed",
     "decided_on_void",
     "outcome_unknown",
     "tags_moved",
@@ -122,6 +123,18 @@ class Entry(EntryPart):
         if self.followers is None:
             self.followers = []
         self.followers.append(follower)
+
+
+class TagFeed(Protocol):
+    """Brings durable events to the boundaries in memory that fold them; see `tagged`."""
+
+    def deliver(self, entry: Entry, events: Sequence[StoredEvent]) -> None:
+        """Bring the events of an entry, which are about to be settled."""
+        ...
+
+    def forget(self) -> None:
+        """Let all boundaries be read again: somebody else has written to the log."""
+        ...
 
 
 def tags_moved(stream: str) -> str:

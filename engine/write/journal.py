@@ -24,15 +24,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Container, Sequence
-from typing import Protocol
 
 from ..errors import Conflict, EngineError, StoreFailed, Voided
+from ..histogram import Histogram
 from ..limits import Limits
 from ..model.decisions import Claim
 from ..model.messages import Receipt
 from ..model.stored import StoredEvent
 from ..runtime.ports import Ports
-from ..statistics import Histogram, JournalStatistics
+from ..statistics import JournalStatistics
 from ..stores.contract.claims import ClaimTaken
 from ..stores.contract.log import (
     Appended,
@@ -46,25 +46,13 @@ from ..stores.contract.log import (
 from ..stores.contract.timers import TimerGone
 from ..stores.contract.traits import TakingTurns
 from ..telemetry import LINKS_MAX, CommitBegan, Observer
-from .entries import Entry, Owner, decided_on_void, outcome_unknown, tags_moved
+from .entries import Entry, Owner, TagFeed, decided_on_void, outcome_unknown, tags_moved
 from .mailbox import Intake, Mail
 from .recorded_time import Timekeeper
 from .replying import first_receipt, joint_receipt
 from .shared import Shared, voided_by
 
-__all__ = ["Journal", "TagFeed"]
-
-
-class TagFeed(Protocol):
-    """Brings durable events to the boundaries in memory that fold them; see `tagged`."""
-
-    def deliver(self, entry: Entry, events: Sequence[StoredEvent]) -> None:
-        """Bring the events of an entry, which are about to be settled."""
-        ...
-
-    def forget(self) -> None:
-        """Let all boundaries be read again: somebody else has written to the log."""
-        ...
+__all__ = ["Journal"]
 
 
 def _nothing(_extras: Sequence[Extra], _more: int) -> None:

@@ -62,6 +62,7 @@ ALLOWED = {
 # know each other: the write side learns nothing of the projections, nor they of it.
 ROOMS: list[set[str]] = [
     {"errors", "explained"},
+    {"histogram"},
     {"limits", "statistics", "running"},
     {"runtime"},
     {"model"},

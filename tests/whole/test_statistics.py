@@ -26,7 +26,8 @@ from engine import (
     Voided,
     WrongVersion,
 )
-from engine.statistics import SECONDS, Histogram, answer_class
+from engine.histogram import SECONDS, Histogram
+from engine.statistics import answer_class
 from tests.support.counters import Add, Added, Counter, Look, Spoil, Touch, counters
 from tests.support.held_store import HeldStore, not_written, unknown
 from tests.support.tallies import AILING, GetTallies, Tallies, get_tallies
