@@ -122,11 +122,14 @@ class Columns:
         number, product, description, quantity, time, price, customer, country = [
             cells[place].strip() for place in self._places
         ]
+        number = _named(number)
         for name, value in (("InvoiceNo", number), ("StockCode", product), ("Country", country)):
             if not value:
                 raise Malformed(f"{name} is empty")
             if not value.isprintable():
                 raise Malformed(f"{name} {value!r} has an unusual space in it")
+        if unicodedata.normalize("NFKC", number) != number:
+            raise Malformed(f"InvoiceNo {number!r} has characters that look like others")
         if not customer.isprintable():
             raise Malformed(f"CustomerID {customer!r} has an unusual space in it")
         line = Line(product, description, _pieces(number, quantity), _price(price))
@@ -151,7 +154,7 @@ class Columns:
         columns, first = len(self.header), self.number == 0
         is_whole = len(cells) == columns or (first and columns < len(cells) < 2 * columns - 1)
         shown = "".join(c for c in cells[self.number] if c.isprintable())
-        number = shown.strip()[:CELL_CHARACTERS_MAX] or None
+        number = _named(shown.strip())[:CELL_CHARACTERS_MAX] or None
         return number, number is not None and is_whole and len(line.splitlines()) == 1
 
 
@@ -368,8 +371,13 @@ def _invoice(rows: Sequence[Row]) -> Invoice:
     return Invoice(first.invoice, first.buyer, first.invoiced_at, lines)
 
 
+def _named(number: str) -> str:
+    """Give an invoice's number as all files name it: a program may have changed the case."""
+    return number.upper()
+
+
 def _is_return(number: str) -> bool:
-    return number.startswith(("C", "c"))  # a program between may have changed the case
+    return number.startswith("C")
 
 
 def _pieces(number: str, quantity: str) -> int:
@@ -394,7 +402,7 @@ def _moment(text: str, dates: Dates) -> str:
         raise Malformed(f"InvoiceDate {text!r} is not a time like 12/1/10 8:26")
     one, other, year, hour, minute = (int(group) for group in match.groups())
     month, day = (one, other) if dates == _MONTH_FIRST else (other, one)
-    year += 2000 if year < 100 else 0
+    year += 2000 if len(match[3]) == 2 else 0
     try:
         return datetime(year, month, day, hour, minute).isoformat()
     except ValueError as error:

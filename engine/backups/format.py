@@ -150,7 +150,7 @@ def _row(event: StoredEvent) -> Row:
 
 
 def rows_of(frame: bytes) -> Iterable[StoredEvent]:
-    """Give the events of a frame; raises msgspec.MsgspecError."""
+    """Give the events of a frame; raises what is UNDECODABLE."""
     return (StoredEvent(*row) for row in _rows.decode(frame))
 
 
@@ -168,7 +168,7 @@ def frames_of(
     frames = _frames(data, file.name, position)
     try:
         found = msgspec.msgpack.decode(next(frames, b""), type=_Head)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise Damaged(position, f"{file.name} begins with no head") from error
     if found != _Head(*head):
         raise Damaged(position, f"{file.name} belongs to another place or another backup")

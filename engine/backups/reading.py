@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from ..errors import Damaged, StoreFailed, StoreRefused, UsageError
-from ..model.codec import decode_metadata
+from ..model.codec import UNDECODABLE, decode_metadata
 from ..model.stored import EventType, Snapshot, StoredEvent, verify
 from ..outside.claims import fold_claims
 from ..outside.timers import fold_timers
@@ -307,7 +307,7 @@ class BackupLog:
     def _rows(self, frame: bytes, position: int) -> Iterator[StoredEvent]:
         try:
             yield from rows_of(frame)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise Damaged(position, f"an event of the backup cannot be read: {error}") from error
 
     def _frames(

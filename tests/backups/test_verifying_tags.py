@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from engine import Engine
-from engine.model.stored import StoredEvent
+from engine.model.stored import StoredEvent, checksum_of
 from engine.outside import tags
 from engine.outside.tags import TagCheck, TagSums
 from engine.outside.verifying import verify_log
@@ -81,6 +81,26 @@ async def test_what_only_one_of_them_says_is_named(
     changed(path, statement)
     count, found = verified(f"sqlite:{path}")
     assert (count, sorted(found)) == (5, sorted(said))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b'{"course":"\xff","seats":9}', b'{"course":"c","x":' + b"[" * 100_000],
+    ids=["u", "d"],
+)
+async def test_an_event_that_nobody_can_decode_is_named_and_ends_no_verification(
+    path: Path, payload: bytes
+) -> None:
+    with SqliteLogReader(str(path)) as log:
+        first = log.read_feed(0, events_max=1, bytes_max=1 << 20)[0]
+    told = first.stream, first.version, first.name, first.event_version
+    checksum = checksum_of(*told, first.recorded, first.encoding, payload, first.metadata)
+    changed(
+        path,
+        f"UPDATE events SET payload = x'{payload.hex()}', checksum = {checksum} WHERE position = 1",
+    )
+    count, found = verified(f"sqlite:{path}")
+    assert (count, found) == (4, [ODD.replace("student", "course")])
 
 
 async def test_a_row_of_another_type_is_named_and_an_index_that_is_emptied_is_made_again(

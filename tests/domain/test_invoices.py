@@ -82,6 +82,7 @@ def test_the_quantities_of_a_return_are_what_came_back(path: Path, number: str) 
     (back,), _ = read_rows(path, row(number=number, quantity="-6"))
 
     assert back.is_return
+    assert back.number == "C1", "it is the same return, which is not to be taken twice"
     assert back.lines[0].quantity == 6
 
 
@@ -154,12 +155,14 @@ def test_columns_may_stand_in_another_order_and_have_neighbours(path: Path) -> N
         (row(time="2/30/10 8:26"), "InvoiceDate '2/30/10 8:26': day is out of range"),
         (row(time="12/1/10 25:00"), "InvoiceDate '12/1/10 25:00': hour must be in 0..23"),
         (row(time="0/0/0000 0:00"), "InvoiceDate '0/0/0000 0:00':"),
+        (row(time="12/1/0000 8:26"), "InvoiceDate '12/1/0000 8:26': year 0 is out of range"),
         (row(time="2010-12-01"), "InvoiceDate '2010-12-01' is not a time like 12/1/10 8:26"),
         (row(time=""), "InvoiceDate '' is not a time"),
         (row(description='"LAMP'), "unexpected end of data"),
         (row(description='"LA"MP'), "',' expected after '\"'"),
         (row(description="LA\x00MP"), "a control character in it"),
         (row(description="LA\x1b[2JMP"), "a control character in it"),
+        (row(number="\uff19"), "InvoiceNo '\uff19' has characters that look like others"),
         (row(number="90\u200b0"), "a character in it cannot be seen: U+200B"),
         (row(product="71\u00ad053"), "a character in it cannot be seen: U+00AD"),
         (row(description="\u202eLAMP"), "a character in it cannot be seen: U+202E"),

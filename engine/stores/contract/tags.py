@@ -17,6 +17,7 @@ import msgspec
 
 from ...errors import StoreRefused
 from ...limits import ID_LENGTH_MAX
+from ...model.codec import UNDECODABLE
 from ...model.stored import StoredEvent
 
 __all__ = [
@@ -174,7 +175,7 @@ def _tags_in(event: StoredEvent, form: TagForm) -> Iterable[str]:
     try:
         fields = _fields(event.payload)
         found = [(name, _value(fields.get(field, b"null"))) for name, field in form.fields]
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         raise StoreRefused(
             f"{event.name} version {event.event_version} at position {event.position} has no text "
             f"and no whole number in one of {', '.join(field for _, field in form.fields)}, by "
