@@ -110,8 +110,7 @@ class Joined:
         With `sharing` each runs a part of the projections, and `first` is put together for none.
         """
         self._release = release_of(release, first.registry, declared.projections)
-        self._first = first
-        self._again = again
+        self._first, self._again = first, again
         self._wiring: Wiring | None = None
         """The engine of this process, while it owns the log."""
         self._use = use
@@ -322,9 +321,9 @@ class Joined:
             self._watching.cancel()
             await asyncio.wait([self._watching])
             self._watching = None
-            await self._close_keys()
             await self._log.close()
             await self._onlooker.__aexit__(None, None, None)
+        await self._close_keys()
 
     @property
     def wiring(self) -> Wiring:
@@ -348,12 +347,11 @@ class Joined:
             raise UsageError("another process owns the log: call this there")
         return self._wiring
 
-    async def _open_keys(self) -> None:
-        """Let what is read be decrypted, by the first engine's keys, which its end leaves open."""
+    async def _open_keys(self, log_id: str, log: Store | LogFile) -> None:
+        """Let all of this process use the first engine's keys, which no engine's end closes."""
         vault = self._first.vault
         if vault is not None:
-            log, names = self._log, self._first.registry.personal
-            await vault.open(self._ports, log.log_id, log, names)
+            await vault.open(self._ports, log_id, log, self._first.registry.personal)
             vault.is_kept = True
             self._log.met = vault.know
 
@@ -439,6 +437,8 @@ class Joined:
             # What is begun here goes on where another process has the log next.
             await self.begin_joining(None)
         else:
+            if wiring is not self._first:
+                await self._open_keys(wiring.store.log_id, wiring.store)
             self._use(reads_of(wiring))
 
     def end_owning(self) -> None:
@@ -460,7 +460,7 @@ class Joined:
                 await self._onlooker.__aexit__(None, None, None)
                 raise
             self._watching = asyncio.create_task(self._run(), name="foldline log watch")
-        await self._open_keys()
+        await self._open_keys(self._log.log_id, self._log)
         self._use(self.reads)
 
     async def _run(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,6 +13,8 @@ import apsw
 import pytest
 
 from engine import ERASED, Erasure, Ports, SubjectKey
+from engine.stores.sqlite.connection import cut_wal
+from engine.stores.sqlite.files import files_of
 from engine.stores.sqlite.keys import SqliteKeys
 from engine.testing.simulation.disk import Disk
 from engine.testing.simulation.machine import SimulatedFiles
@@ -74,3 +77,38 @@ async def test_what_a_process_wrote_that_ended_as_it_let_go_is_erased_at_the_nex
             await asyncio.sleep(0)
         name = (await engine.state(Guest, "g-1")).name
         assert name == ("Ann Again" if had_let_go else ERASED)
+
+
+def test_who_cuts_a_write_ahead_log_waits_for_another_process_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says so at once; whoever erased somebody then was told of a reader without an end."""
+    path, cuts, ends = str(tmp_path / "log.keys.db"), threading.Event(), threading.Event()
+    own, reader, other = (apsw.Connection(path) for _ in range(3))
+    own.execute("PRAGMA journal_mode = WAL; CREATE TABLE one(n)").fetchall()
+    reader.execute("BEGIN; SELECT * FROM one").fetchall()
+    own.execute("INSERT INTO one VALUES (1)")
+
+    def waits(_tries: int) -> bool:
+        cuts.set()
+        ends.wait(60)
+        return True
+
+    def end(_seconds: float) -> None:
+        ends.set()
+        cutting.join(60)
+
+    other.set_busy_handler(waits)
+    cut = "PRAGMA wal_checkpoint(TRUNCATE)"
+    cutting = threading.Thread(target=lambda: other.execute(cut).fetchall())
+    cutting.start()
+    assert cuts.wait(60)
+    reader.execute("ROLLBACK")
+    monkeypatch.setattr("engine.stores.sqlite.connection.native_sleep", end, raising=False)
+    try:
+        cut_wal(own, files_of(Ports()), path)
+        assert Path(path + "-wal").stat().st_size == 0
+    finally:
+        end(0)
+        for each in (own, reader, other):
+            each.close()

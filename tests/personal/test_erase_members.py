@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from engine import Delivery, Erasure, Ports, Sink
+from engine import ERASED, Delivery, Erasure, Ports, Sink
 from engine.personal.vault import Vault
 from engine.stores.sqlite.keys import SqliteKeys
 from engine.testing.conformance.keys import LOG_ID
 from tests.personal.badges import Badges, badged, folded
-from tests.personal.hotel import NAME, Register, Registered
+from tests.personal.hotel import NAME, OTHER, AllGuests, Register, Registered, hotel, two_guests
 from tests.support.postgres import Server
+from tests.support.waiting import until
 
 
 class Letters(Sink, name="letters", version=1):
@@ -61,3 +63,22 @@ async def test_who_takes_a_log_over_knows_what_was_begun_since_it_has_read_the_k
     assert vault.begun_before == {1: 0, 2: made}
     await former.close()
     await vault.close()
+
+
+async def test_who_owns_a_log_at_its_second_try_erases_people_too(tmp_path: Path) -> None:
+    """As a new release that begins while the former one ends: it has never been a member."""
+    log = f"sqlite:{tmp_path}/hotel.db"
+    former, engine = hotel(log), hotel(log, join=True)
+    await former.__aenter__()
+    await two_guests(former)
+    starting = asyncio.create_task(engine.__aenter__())
+    joined: Any = engine._joined  # pyright: ignore[reportPrivateUsage]
+    await until(lambda: joined._membership._unreached)  # its first try was refused
+    await former.__aexit__(None, None, None)
+    await starting
+
+    assert (await engine.personal.erase("guest:g-1")).finished
+    assert [each.subject for each in await engine.personal.erasures()] == ["guest:g-1"]
+    rows = {row.guest: row.name for row in await engine.query(AllGuests())}
+    assert rows == {"guest:g-1": ERASED, "guest:g-2": OTHER}
+    await engine.__aexit__(None, None, None)

@@ -18,6 +18,7 @@ import msgspec
 
 from ...errors import RowRefused, StoreFailed, StoreRefused
 from ...model.rows import Scalar
+from ...runtime.native import native_sleep
 from ...runtime.package import COMMAND
 from .files import Files
 
@@ -64,6 +65,9 @@ Else it is a file in a folder of the system's, and a batch fails where that is f
 _NO_ROOM: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _CUTS: Final = 5
 """Tries to cut a write-ahead log, each of which waits `BUSY_MS` for readers."""
+_TURNS: Final = 500
+"""Tries while another connection cuts or merges it: SQLite says so at once, with no count."""
+_TURN_SECONDS: Final = 0.01
 SQLITE_OLDEST: Final = (3, 51, 3)
 """Before it, a checkpoint beside a writer could corrupt the file (the WAL-reset bug)."""
 
@@ -355,10 +359,14 @@ def cut_wal(connection: apsw.Connection, files: Files, path: str) -> None:
     what was deleted. Raises OSError, and StoreFailed where somebody reads who does not end.
     """
     for _ in range(_CUTS):
-        [(busy, _, _)] = run(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
-        if not busy:
-            files.sync(path + "-wal")
-            return
+        for _ in range(_TURNS):
+            [(busy, pages, _)] = run(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+            if not busy:
+                files.sync(path + "-wal")
+                return
+            if pages >= 0:
+                break
+            native_sleep(_TURN_SECONDS)
     raise StoreFailed(
         f"{path} is being read by somebody who does not end: what was deleted stays in its -wal "
         f"file until then. End the other process; this is tried again",
