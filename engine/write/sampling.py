@@ -2,15 +2,18 @@
 
 Rules: the first decisions of each command are looked at, and a few of those that follow. A state is
 written down before its handler runs, and compared afterwards. A difference fails the command, and
-from then on each decision of that command is looked at. What a state has that JSON cannot hold is
-told apart by its identity alone: its `__repr__` and `__eq__` are never called. A state that cannot
-be written down is not looked at: debug mode copies it instead (`proving`).
+from then on each decision of that command is looked at. A deque is told apart by its items. What
+else JSON cannot hold is told apart by its identity alone: its `__repr__` and `__eq__` are never
+called. A state that cannot be written down is not looked at: debug mode copies it instead
+(`proving`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -26,7 +29,12 @@ _EVERY: Final = 1024
 """One of so many is looked at afterwards, so that large states cost little."""
 _ALWAYS: Final = -(1 << 62)
 
-_encode: Final = msgspec.json.Encoder(enc_hook=id).encode
+
+def _told_apart(value: object) -> object:
+    return list(cast("deque[object]", value)) if type(value) is deque else id(value)
+
+
+_encode: Final = msgspec.json.Encoder(enc_hook=_told_apart).encode
 
 
 class Caught(Exception):
@@ -108,8 +116,8 @@ def _failure(handler: CommandHandler, before: bytes, now: bytes | None) -> Handl
 
 
 def _where(before: bytes, now: bytes | None) -> str:
-    """Give the name of the first field that differs."""
-    if now is None:
-        return "a field"
-    was, is_ = msgspec.json.decode(before), msgspec.json.decode(now)
-    return next((f".{name}" for name, value in is_.items() if was.get(name) != value), "a field")
+    """Give the name of the first field that differs, where it can be told."""
+    with suppress(Exception):  # a state that is an array as JSON, or none any more
+        was, is_ = msgspec.json.decode(before), msgspec.json.decode(now or b"")
+        return next(f".{name}" for name, value in is_.items() if was.get(name) != value)
+    return "a field"

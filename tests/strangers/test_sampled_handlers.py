@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine import (
@@ -123,6 +125,41 @@ async def test_a_decision_of_several_is_looked_at_with_each_of_their_states() ->
             await engine.execute(Move("a", "b"))
         await engine.execute(Do("b", "fine"))
         assert (await told(engine, "a"), await told(engine, "b")) == ([], ["told 0"])
+
+
+async def test_what_waits_in_a_deque_is_looked_at() -> None:
+    class Line(Aggregate, kind="line"):
+        waiting: deque[int] = msgspec.field(default_factory=deque)
+
+        @handles
+        def do(self, command: Do) -> Done:
+            return Done(self.waiting.popleft() if command.what == "take" else 0)
+
+        @applies
+        def done(self, event: Done) -> None:
+            self.waiting.append(event.count)
+
+    async with Engine([Line]) as engine:
+        await engine.execute(Do("l", "first"))
+        with pytest.raises(HandlerFailed, match=r"changed the state, at \.waiting: "):
+            await engine.execute(Do("l", "take"))
+
+
+async def test_a_state_that_is_an_array_as_json_is_looked_at() -> None:
+    class Short(Aggregate, kind="short", array_like=True):
+        count: int = 0
+
+        @handles
+        def do(self, command: Do) -> Done:
+            self.count += 1
+            return Done(0)
+
+        @applies
+        def done(self, event: Done) -> None: ...
+
+    async with Engine([Short]) as engine:
+        with pytest.raises(HandlerFailed, match=r"do changed the state, at a field: "):
+            await engine.execute(Do("s", "count"))
 
 
 async def test_a_state_that_cannot_be_written_down_is_not_looked_at() -> None:
