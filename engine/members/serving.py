@@ -23,7 +23,7 @@ import msgspec
 from ..errors import Closed, EngineError, OutcomeUnknown, UsageError, Voided
 from ..health.facts import Facts
 from ..model.messages import Envelope, Receipt
-from ..model.numbers import names_in, with_names
+from ..model.numbers import names_in
 from ..projections.operations import Projections
 from ..runtime.futures import retrieve
 from ..runtime.machine import process_number
@@ -456,6 +456,6 @@ def _instead(answer: Answer, error: Exception) -> Failed:
 
 def _done(number: int, receipt: Receipt) -> Done:
     given = receipt.reply
-    reply = None if given is None else with_names(msgspec.json.encode(given), names_in(given))
+    reply = None if given is None else msgspec.json.encode(given)
     place = receipt.stream, receipt.version, receipt.position
-    return Done(number, *place, reply, receipt.others)
+    return Done(number, *place, reply, receipt.others, names_in(given))

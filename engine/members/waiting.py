@@ -98,7 +98,7 @@ def give_receipt(done: Done, waiting: Waiting) -> None:
     """Answer with a receipt; if its reply is none here, nobody is told that nothing was run."""
     try:
         form = reply_of(type(waiting.envelope.command))
-        reply = None if form is None else form.read(done.reply or b"null")
+        reply = None if form is None else form.read(done.reply or b"null", done.names)
         receipt = Receipt(done.stream, done.version, done.position, reply, done.others)
         waiting.answer.set_result(receipt)
     except BaseException as error:  # of the reply's class, whatever it is

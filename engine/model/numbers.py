@@ -49,11 +49,12 @@ def names_in(value: object) -> Names:
 
 def with_names(payload: bytes, names: Names) -> bytes:
     """Put names beside the fields of what is encoded."""
-    if not names:
+    if not names and _MARK not in payload:
         return payload
-    is_object = payload.startswith(b"{")
-    parts = _parts_of(payload) if is_object else {_VALUE: msgspec.Raw(payload)}
-    return payload if _KEY in parts else _encode({**parts, _KEY: names})
+    parts = _parts_of(payload) if payload.startswith(b"{") else {}
+    if not parts or _KEY in parts or _VALUE in parts:  # a dict of the host's may have any key
+        parts = {_VALUE: msgspec.Raw(payload)}
+    return _encode({**parts, _KEY: names})
 
 
 def without_names(payload: bytes) -> tuple[bytes, Names]:
@@ -64,8 +65,8 @@ def without_names(payload: bytes) -> tuple[bytes, Names]:
     names = parts.pop(_KEY, None)
     if names is None:
         return payload, ()
-    value = parts.get(_VALUE)
-    return _encode(parts) if value is None else bytes(value), _names_of(names)
+    is_whole = parts.keys() == {_VALUE}
+    return bytes(parts[_VALUE]) if is_whole else _encode(parts), _names_of(names)
 
 
 def changed_number(value: object, names: Names) -> tuple[int, str, str] | None:

@@ -21,7 +21,7 @@ from msgspec import inspect
 from ..errors import DefinitionError, HandlerFailed
 from ..runtime.safely import as_error
 from .exact import Exactness, change_of, decode_deep, exactness_of
-from .numbers import changed_number, names_in, with_names, without_names
+from .numbers import Names, changed_number, names_in, with_names, without_names
 
 __all__ = ["ReplyForm", "reply_form"]
 
@@ -69,12 +69,19 @@ class ReplyForm(msgspec.Struct, frozen=True):
     def _named(self, reply: Any, payload: bytes) -> bytes:
         return with_names(payload, names_in(reply)) if self.may_have_enums else payload
 
-    def read(self, payload: bytes | None) -> Any:
-        """Give a reply that was kept; raise HandlerFailed where it is none of the type today."""
+    def _unnamed(self, payload: bytes) -> tuple[bytes, Names]:
+        return without_names(payload) if self.may_have_enums else (payload, ())
+
+    def read(self, payload: bytes | None, names: Names | None = None) -> Any:
+        """Give a reply that was kept; raise HandlerFailed where it is none of the type today.
+
+        `names` are those of its numbers, where they are not kept with it.
+        """
         cause: Exception | None = None
         if payload is not None:
             try:
-                payload, names = without_names(payload) if self.may_have_enums else (payload, ())
+                if names is None:
+                    payload, names = self._unnamed(payload)
                 reply = self._decoded(payload)
                 again = _encode(reply)
                 says_all = again == payload or _says_all(_plain(again), _plain(payload))

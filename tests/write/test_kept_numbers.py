@@ -89,3 +89,29 @@ async def test_a_kept_reply_is_not_read_with_another_member_of_an_enum(
     async with Engine([till], store=store) as engine:
         with pytest.raises(HandlerFailed, match="none of the declared type"):
             await engine.execute(pay("t"), key="k")
+
+
+@pytest.mark.parametrize(
+    ("reply", "gave"),
+    [
+        (dict[str, Any], {"#names": [[1, "OPEN"]], "total": 2}),
+        (dict[str, Any], {"#names": 5}),
+        (dict[str, int], {"#names": 5}),
+        (dict[str, Paid], {"#value": Paid.OPEN, "last": Paid.PAID}),
+        (dict[str, Paid], {"#value": Paid.OPEN}),
+    ],
+    ids=["any", "number", "no-enums", "enums", "one"],
+)
+async def test_a_key_of_a_clients_that_is_called_as_ours_stays_in_a_reply(
+    tmp_path: Path, reply: Any, gave: Any
+) -> None:
+    till, pay = paying(reply, gave)
+    store = f"sqlite:{tmp_path}/log.db"
+    async with (
+        Engine([till], store=store, join=True) as owner,
+        Engine([till], store=store, join=True) as member,
+    ):
+        for engine in (member, owner):
+            assert (await engine.execute(pay("t"), key="k")).reply == gave
+    async with Engine([till], store=store) as engine:
+        assert (await engine.execute(pay("t"), key="k")).reply == gave
