@@ -7,6 +7,7 @@ rolled back, or ran beside the one that has set them. Those that an operator has
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
@@ -56,12 +57,17 @@ class Aside:
         self._tally = tally
         self._clock = clock
         self._logger = logger
+        self._at_work = asyncio.Lock()
 
     async def retry(self, which: Callable[[WaitingTimer], bool] = has_failed) -> int:
         """Let some be due now, as if they had not failed; give how many, when that is durable.
 
-        Raises StoreFailed.
+        One that somebody else lets wait meanwhile is no more set aside. Raises StoreFailed.
         """
+        async with self._at_work:
+            return await self._retry(which)
+
+    async def _retry(self, which: Callable[[WaitingTimer], bool]) -> int:
         count, after, now = 0, ("", ""), self._clock.now()
         while page := await self._store.read_timers(after, timers_max=_PAGE):
             after = page[-1].key

@@ -143,7 +143,7 @@ class Firing:
             fired=self._fired,
             rejected=self._rejected,
             failed=self._failed,
-            parked=self._tally.parked,
+            parked=max(0, self._tally.parked),
             late_seconds=self._late_seconds.copy(),
         )
 

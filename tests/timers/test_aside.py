@@ -284,16 +284,47 @@ class ReadTogether(MemoryStore):
         return found
 
 
-@pytest.mark.parametrize("acts", ["retried-twice", "retried-and-fired"])
-async def test_what_two_people_let_wait_at_once_is_counted_once(
-    acts: str, clock: ManualClock
-) -> None:
+async def test_what_is_let_wait_and_fired_at_once_is_counted_once(clock: ManualClock) -> None:
     store = ReadTogether()
     async with opened(store, clock) as engine:
         await set_aside(engine, clock, "a", "b")
         store.expected = 2
-        other = engine.retry_timers() if acts == "retried-twice" else engine.fire_timer(*FIRST)
-        await asyncio.gather(engine.retry_timers(), other)
+        await asyncio.gather(engine.retry_timers(), engine.fire_timer(*FIRST))
+        assert numbers(engine).parked == 0, "and not one less than none"
+        await stands(engine, clock, waiting=0, parked=0)
+
+
+class SettlesLate(MemoryStore):
+    """Settles when others have had their turn, and when it is let."""
+
+    is_held = False
+    asked = 0
+
+    async def settle_timers(self, settled: Sequence[SettledTimer]) -> int:
+        self.asked += 1
+        await settle()
+        await until(lambda: not self.is_held)
+        return await super().settle_timers(settled)
+
+
+async def test_what_two_people_let_wait_at_once_is_counted_once(clock: ManualClock) -> None:
+    async with opened(SettlesLate(), clock) as engine:
+        await set_aside(engine, clock, "a", "b")
+        assert sorted(await asyncio.gather(engine.retry_timers(), engine.retry_timers())) == [0, 2]
+        await stands(engine, clock, waiting=0, parked=0)
+
+
+async def test_what_is_set_anew_before_it_is_let_wait_is_counted_once(clock: ManualClock) -> None:
+    store = SettlesLate()
+    async with opened(store, clock) as engine:
+        await set_aside(engine, clock, "a", "b")
+        store.is_held, before = True, store.asked
+        retried = asyncio.ensure_future(engine.retry_timers())
+        await until(lambda: store.asked > before)
+        await engine.execute(SwitchOn("a", 0))
+        await stands(engine, clock, waiting=0, parked=1)
+        store.is_held = False
+        await retried
         await stands(engine, clock, waiting=0, parked=0)
 
 
