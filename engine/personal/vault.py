@@ -217,14 +217,19 @@ class Vault:
             async with asyncio.timeout_at(None if requests is None else begun + _KEEP_SECONDS):
                 while self._lack(wanted):
                     await self._kept_once()
-        except TimeoutError:
-            if self._lack(wanted):
-                raise StoreFailed(
-                    f"the keys of personal data could not be kept for {_KEEP_SECONDS:g} s, and "
-                    f"nothing waits longer for a new one",
-                    written=False,
-                    passes=True,
-                ) from None
+        except (TimeoutError, StoreFailed) as error:
+            if self._placed is not None:
+                self._placed.check()
+            if requests is not None and not self._need(requests):
+                return  # nor does the first of them
+            if isinstance(error, StoreFailed):
+                raise
+            raise StoreFailed(
+                f"the keys of personal data could not be kept for {_KEEP_SECONDS:g} s, and nothing "
+                f"waits longer for a new one",
+                written=False,
+                passes=True,
+            ) from None
 
     def _lack(self, wanted: Sequence[SubjectKey]) -> bool:
         return any(self._new.get(key.subject) is key for key in wanted)

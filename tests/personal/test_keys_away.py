@@ -104,6 +104,22 @@ async def test_only_what_has_a_new_person_waits_for_keys_that_cannot_be_kept(
             assert (await engine.state(Guest, "g-2")).name == OTHER
 
 
+async def test_what_comes_first_before_a_new_person_is_run_though_no_key_can_be_kept(
+    postgres: Server, tmp_path: Path
+) -> None:
+    """The person's command is decided while this one is on its way to the store."""
+    async with line_to(postgres.port) as line:
+        known = postgres, postgres.new_schema(), tmp_path, Ahead()
+        async with kept_behind(line, *known) as engine:
+            await engine.execute(Register("g-1", NAME))
+            line.server_port = 1
+            line.cut()
+            _vault(engine).seal("guest:g-2", OTHER.encode(), b"")
+            await engine.execute(Note("g-1", "taken"))
+            with pytest.raises(Voided, match="keys of personal data cannot be written"):
+                await engine.execute(Register("g-2", OTHER))
+
+
 async def test_nobody_waits_long_behind_a_new_person_whose_key_is_kept_when_it_can_be(
     postgres: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
