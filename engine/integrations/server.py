@@ -8,6 +8,7 @@ Nothing here imports a server.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -53,7 +54,7 @@ async def stopping_with(
 
     For the lifespan of an app: `async with make_engine() as engine, stopping_with(engine): yield`.
     Uvicorn is stopped; give a `stop` that begins to stop another server, as FastStream's
-    `app.exit`. It is called once.
+    `app.exit`. It is called once; what it returns is awaited if that can be.
     """
     stopping = asyncio.create_task(_stop_with(engine, stop))
     try:
@@ -65,4 +66,6 @@ async def stopping_with(
 async def _stop_with(engine: Engine, stop: Callable[[], object]) -> None:
     while engine.failed is None:  # noqa: ASYNC110 - of who has failed nothing rings a bell
         await asyncio.sleep(LOOK_SECONDS)
-    stop()
+    stopped = stop()
+    if inspect.isawaitable(stopped):
+        await stopped

@@ -403,10 +403,18 @@ async def test_a_server_whose_engine_has_failed_stops_to_be_started_again() -> N
     assert "the engine failed" in served.log
 
 
-async def test_a_host_of_another_kind_is_stopped_as_it_says() -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_host_of_another_kind_is_stopped_as_it_says(is_async: bool) -> None:
     stopped = asyncio.Event()
+
+    async def stop() -> None:
+        stopped.set()
+
     with pytest.raises(EngineFailed):
-        async with failing_engine() as engine, stopping_with(engine, stopped.set):
+        async with (
+            failing_engine() as engine,
+            stopping_with(engine, stop if is_async else stopped.set),
+        ):
             assert not stopped.is_set()
             with pytest.raises(EngineError):
                 await engine.execute(Add("a", 1))
