@@ -432,7 +432,7 @@ def _mapping(key: _Check, item: _Check) -> _Check:
 
 def _is_placed(value: datetime | time) -> bool:
     """Tell whether a time has a zone, and UTC has that moment: no table holds it otherwise."""
-    if isinstance(value, datetime):
+    if isinstance(value, datetime) and value.tzinfo is not None:
         try:
             value.astimezone(UTC)
         except OverflowError:

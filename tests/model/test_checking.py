@@ -212,10 +212,11 @@ class Placed(Command):
     "at",
     [
         datetime(2026, 1, 2),
+        datetime.min,
         datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12))),
         datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14))),
     ],
-    ids=["without-a-zone", "behind-the-years", "before-the-years"],
+    ids=["without-a-zone", "the-first-moment", "behind-the-years", "before-the-years"],
 )
 def test_a_moment_that_no_table_can_hold_is_refused_by_a_field_with_zones(at: datetime) -> None:
     sound = Placed("p-1", datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=-12))))
