@@ -62,7 +62,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     password: Secret | None = None
     path: str = ""
-    """A database of Redis, or a region of AWS: without one its host is the region."""
+    """A database of Redis, a virtual host of RabbitMQ, or a region of AWS: without one its host is
+    the region."""
     is_encrypted: bool = False
     allow: frozenset[Weakness] = frozenset()
 
@@ -142,10 +143,12 @@ def _check_path(broker: Broker, host: str, path: str) -> None:
                 f"the URL of {broker} names a region, as {broker}://eu-central-1, or a host and "
                 f"its region, as {broker}://{broker}.example.com/eu-central-1"
             )
-    elif path and not (broker == "redis" and path.isascii() and path.isdigit()):
+    elif path and not (
+        broker == "rabbitmq" or (broker == "redis" and path.isascii() and path.isdigit())
+    ):
         raise DefinitionError(
             "the URL of a broker ends with its host; one of Redis may have the number of a "
-            "database behind it, as redis://localhost/0"
+            "database behind it, as redis://localhost/0, and one of RabbitMQ a virtual host"
         )
 
 

@@ -43,6 +43,8 @@ _EXCHANGE: Final = "exchange:"
 _TOO_LARGE: Final = "larger than"
 _MISSING: Final = "NOT_FOUND - no "
 """How the server says that nothing of a name is declared."""
+_CLOSED: Final = "Connection.Close"
+"""All that the client tells of an answer of the server that ends a connection being opened."""
 
 
 class RabbitOutlet:
@@ -241,6 +243,12 @@ def failure_of(address: Address, error: BaseException) -> BrokerFailed:
         return BrokerFailed(
             f"{address} does not allow it ({name}): see the virtual host and this user's rights",
             passes=False,
+        )
+    if isinstance(error, errors.InvalidFrameError) and _CLOSED in str(error):
+        return BrokerFailed(
+            f"{address} ends the connection as it is opened: it has no such virtual host, this "
+            f"user may not enter it, or there are too many connections",
+            passes=True,
         )
     if isinstance(error, TimeoutError):
         return BrokerFailed(f"{address} has not answered within {ANSWER_SECONDS:g} s", passes=True)
