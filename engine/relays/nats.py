@@ -72,11 +72,17 @@ class _Config(msgspec.Struct):
     name: str = ""
     subjects: list[str] = []
     storage: str = "file"
+    retention: str = "limits"
     max_msg_size: int = -1
+
+
+class _State(msgspec.Struct):
+    consumer_count: int = 0
 
 
 class _Info(msgspec.Struct):
     config: _Config = msgspec.field(default_factory=_Config)
+    state: _State = msgspec.field(default_factory=_State)
     error: _Error | None = None
 
 
@@ -212,6 +218,13 @@ class NatsOutlet:
             raise BrokerFailed(
                 f"the stream {config.name!r} of {self._address} keeps messages in memory only, and "
                 f'would lose them: store it in files, or give the relay allow=["memory"]',
+                passes=False,
+            )
+        if config.retention == "interest" and not info.state.consumer_count:
+            raise BrokerFailed(
+                f"the stream {config.name!r} of {self._address} keeps messages for its consumers "
+                f"only and has none, so it would drop what it confirms: add one, then resume the "
+                f"relay",
                 passes=False,
             )
         return config

@@ -45,6 +45,27 @@ async def test_a_stream_that_keeps_messages_in_memory_is_refused_unless_allowed(
         await published(engine, await add(engine, "a"))
 
 
+async def test_a_stream_that_drops_what_no_consumer_waits_for_is_refused_without_one(
+    nats: NatsServer, topic: str
+) -> None:
+    """It confirms each message, and has none of them."""
+    await nats.create(topic, retention="interest")
+    client = await nats.client()
+    async with relaying(relay_to(nats, topic)) as engine:
+        position = await add(engine, "a")
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(engine, position)
+        found = await status(engine)
+        assert found.failure is not None
+        assert "has none, so it would drop what it confirms" in found.failure.cause
+
+        reader = await client.jetstream().pull_subscribe(topic, durable="reader")
+        await engine.projections.resume("outbound")
+        await published(engine, position)
+        assert [message.data for message in await reader.fetch(1)]
+    await client.close()
+
+
 async def test_others_that_publish_to_the_same_stream_break_no_order(
     nats: NatsServer, topic: str, tmp_path: Path
 ) -> None:
