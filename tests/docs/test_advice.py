@@ -101,6 +101,28 @@ async def main() -> None:
 run(main)
 """
 
+PLACING: Final = """
+import sys
+from foldline import Engine, run
+from fulfilment import Fulfilment
+from orders import Card, Item, Order, Place
+
+async def main() -> None:
+    order, *others = sys.argv[1:]
+    engine = Engine([Order, Item, Card, Fulfilment], store="sqlite:fulfilment.db")
+    async with engine:
+        if others == ["paused"]:
+            await engine.projections.pause("fulfilment")
+        await engine.execute(Place(order, "lamp", f"c-{order}", 70), key=order)
+        found = []
+        async for logged in engine.feed(names=["order-finished"], follow="paused" not in others):
+            found.append(logged.meta.id)
+            if {order, *others} <= set(found):
+                break
+        print(*sorted(found))
+run(main)
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, installed: Installed) -> Folder:
@@ -160,3 +182,24 @@ def test_a_process_manager_is_asked_for_by_its_name_and_its_commands_are_not(
         "reactor:fulfilment PlacedArrived",
         "reactor:fulfilment ReservedArrived",
     ]
+
+
+@pytest.mark.parametrize(
+    ("begins", "finished"),
+    [('"now"', "o-1 o-3\n"), ('"start"', "o-1 o-2 o-3\n"), ("7", "o-1 o-2 o-3\n")],
+)
+def test_a_manager_whose_views_are_lost_takes_what_is_behind_its_beginning_once(
+    begins: str, finished: str, folder: Folder
+) -> None:
+    """An order is finished, and one was placed before the manager could take it."""
+    orders, fulfilment, _ = programs("docs/howto/process-managers.md")
+    folder.write("orders.py", orders)
+    folder.write("fulfilment.py", fulfilment)
+    folder.write("placing.py", PLACING)
+    assert folder.run("python", "placing.py", "o-1").stdout == "o-1\n"
+    assert folder.run("python", "placing.py", "o-2", "paused").stdout == "o-1\n"
+    for views in folder.path.glob("fulfilment.views.db*"):
+        views.unlink()
+    folder.write("fulfilment.py", fulfilment.replace('begins="now"', f"begins={begins}"))
+
+    assert folder.run("python", "placing.py", "o-3", *finished.split()).stdout == finished
