@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Final
@@ -69,10 +69,16 @@ class FolderStores:
         """Tell whether a tenant has a store. It blocks."""
         return (self.folder / (name + _ENDING)).exists()
 
-    def names(self) -> Sequence[str]:
-        """Give the names of all tenants, sorted. It blocks."""
-        found = (path.name.removesuffix(_ENDING) for path in self.folder.glob(f"*{_ENDING}"))
-        return sorted(name for name in found if _NAME.fullmatch(name))
+    def names(self) -> Mapping[str, object]:
+        """Give the names of all tenants, sorted, each with what changes with its file.
+
+        It blocks.
+        """
+        found: dict[str, list[tuple[int, int]]] = {}
+        for path in sorted(self.folder.glob(f"*{_ENDING}")):
+            if _NAME.fullmatch(name := path.name.removesuffix(_ENDING)):
+                found[name] = [_stamp(path), _stamp(path.with_name(f"{path.name}-wal"))]
+        return found
 
 
 class DatabaseStores:
@@ -121,20 +127,30 @@ class DatabaseStores:
         schema = _schema_of(name)
         return schema in self._database.logs(schema)
 
-    def names(self) -> Sequence[str]:
-        """Give the names of all tenants, sorted. It blocks. Raises StoreFailed or StoreRefused."""
-        schemas = self._database.logs(_BEGINNING)
-        found = (schema.removeprefix(_BEGINNING) for schema in schemas)
-        names = [text.replace("_d", "-").replace("_u", "_") for text in found]
-        return sorted(
-            name
-            for name, schema in zip(names, schemas, strict=True)
-            if _NAME.fullmatch(name) and _schema_of(name) == schema
-        )
+    def names(self) -> Mapping[str, object]:
+        """Give the names of all tenants, sorted, each with what changes with its timers.
+
+        It blocks. Raises StoreFailed or StoreRefused.
+        """
+        found: dict[str, object] = {}
+        for schema, changes in self._database.logs(_BEGINNING).items():
+            name = schema.removeprefix(_BEGINNING).replace("_d", "-").replace("_u", "_")
+            if _NAME.fullmatch(name) and _schema_of(name) == schema:
+                found[name] = changes
+        return dict(sorted(found.items()))
 
     def close(self) -> None:
         """Ask the server nothing more."""
         self._database.close()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Give when a file was written last, and its size; zeros for one that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 def _schema_of(name: str) -> str:

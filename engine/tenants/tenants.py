@@ -56,6 +56,7 @@ SLOW_CLOSE_SECONDS = 5.0
 _WAKE_SECONDS: Final = 60.0
 """How long a tenant is used at most since its timers are due; its engine fires them anyway."""
 _FIRING_SECONDS: Final = 0.02
+_ELSEWHERE_SECONDS: Final = 0.5
 _SETTLING_SECONDS: Final = 2.0
 """How long what follows from its timers keeps it from making way for the next one."""
 _COLLECTED_AFTER: Final = 100
@@ -165,7 +166,7 @@ class Tenants:
             self._waking = Waking(
                 self._wake,
                 self._next_timer,
-                self.names,
+                partial(self._asked, self._stores.names),
                 self._ports,
                 self._logger,
                 self._open_max,
@@ -226,7 +227,7 @@ class Tenants:
 
     async def names(self) -> Sequence[str]:
         """Give the names of all tenants that have a file or a schema with a log, sorted."""
-        return await self._asked(self._stores.names)
+        return [*await self._asked(self._stores.names)]
 
     def statistics(self) -> TenantsStatistics:
         """Give the numbers as they are now."""
@@ -438,12 +439,11 @@ class Tenants:
 
     async def _next_timer(self, name: str) -> int | None:
         """Give when the next timer of a closed tenant is to be tried, in µs; None for never."""
-        url, ports = self._stores.url(name), self._ports
         if not await self._asked(partial(self._stores.is_there, name)):
             return None
 
         def look() -> int | None:
-            with open_backend(url).outside(ports).log_reader() as log:
+            with open_backend(self._stores.url(name)).outside(self._ports).log_reader() as log:
                 return log.next_timer() if isinstance(log, TellsNextTimer) else None
 
         return await self._asked(look, self._looker)
@@ -458,19 +458,26 @@ class Tenants:
         tenant, clock = await self._take(name, create=False), self._ports.clock
         begun, left = clock.monotonic(), 0.0
         try:
-            assert tenant.running is not None, "it is open"
             while clock.monotonic() - begun < _WAKE_SECONDS:
-                time = await tenant.running.next_timer()
+                time, pause = await self._time_of(tenant)
                 left = inf if time is None else (time - clock.now()) / 1e6
                 is_settled = clock.monotonic() - begun > _SETTLING_SECONDS or not tenant.is_at_work
                 if left > 0 and is_settled:
                     break
-                await asyncio.sleep(_FIRING_SECONDS)
+                await asyncio.sleep(pause)
         finally:
             self._give_back(tenant)
         is_at_rest = self._tenants.get(name) is tenant and tenant.is_idle and not tenant.is_at_work
         if is_at_rest and not tenant.is_wanted and left > self._idle_seconds:
             self._begin_closing(tenant)
+
+    async def _time_of(self, tenant: Tenant) -> tuple[int | None, float]:
+        """Give when the next timer of an open tenant is to be tried, and when to look again."""
+        assert tenant.running is not None, "it is open"
+        try:
+            return await tenant.running.next_timer(), _FIRING_SECONDS
+        except UsageError:  # another process owns the log, and fires it; this one may be the next
+            return await self._next_timer(tenant.name), _ELSEWHERE_SECONDS
 
     def _task(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._context is not None, "it was entered"

@@ -3,7 +3,8 @@
 Rules:
 - Of a closed tenant only the time of its next timer is kept: a number, and a place in a heap.
 - It is read from the store when the engine has closed. It is also read from each store that is
-  there at the start or comes later, one after the other, while callers are served.
+  there at the start, comes later, or was changed by another process, one after the other, while
+  callers are served.
 - A tenant is opened when that time has come, and is used until none of its timers is due. So few
   are woken at once that room is left for callers. One that was closed with something to do is
   opened soon.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from heapq import heappop, heappush
 from typing import Final
 
@@ -45,12 +46,15 @@ class Waking:
         self,
         wake: Callable[[str], Awaitable[None]],
         next_timer: Callable[[str], Awaitable[int | None]],
-        names: Callable[[], Awaitable[Sequence[str]]],
+        names: Callable[[], Awaitable[Mapping[str, object]]],
         ports: Ports,
         logger: logging.Logger,
         open_max: int,
     ) -> None:
-        """Take what wakes a tenant, and what reads from a closed one when that is to be done."""
+        """Take what wakes a tenant, and what reads from a closed one when that is to be done.
+
+        And the names of all, each with what is another one when its store was changed.
+        """
         self._wake = wake
         self._next_timer = next_timer
         self._names = names
@@ -62,8 +66,9 @@ class Waking:
         self._heap: list[tuple[int, str]] = []
         """The same in order, with times that are out of date."""
         self._open: set[str] = set()
-        self._seen: set[str] = set()
-        """Closed tenants whose next timer is known, also if there is none."""
+        self._seen: dict[str, object] = {}
+        """As of which change of its store the next timer of a tenant is known, also if there is
+        none. One that was open here is looked at once more."""
         self._failures: dict[str, int] = {}
         self._bell = Bell()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,10 +85,10 @@ class Waking:
         Soon if that had something to do, and made room for another one.
         """
         self._open.discard(name)
+        self._seen[name] = None
         await self._look_at(name, self._clock.now() + _AGAIN if leaves_work else None)
 
     async def _look_at(self, name: str, soon: int | None = None) -> None:
-        self._seen.add(name)
         try:
             time = await self._next_timer(name)
         except Closed:
@@ -92,7 +97,7 @@ class Waking:
             text = "the timers of tenant %s are read later: %s"
             self._logger.warning(text, name, described(error))
             time = self._again(name)
-        times = [each for each in (time, soon) if each is not None]
+        times = [each for each in (time, soon, self._times.get(name)) if each is not None]
         if times:
             self._wake_at(min(times), name)
 
@@ -121,7 +126,8 @@ class Waking:
     async def _look_at_all(self) -> None:
         """Learn of the tenants that nobody has opened yet when they are to be woken; then go on.
 
-        One may be restored while this runs, or removed and made anew.
+        One may be restored while this runs, or removed and made anew. Another process may set its
+        timers, and go.
         """
         while True:
             try:
@@ -131,9 +137,10 @@ class Waking:
             except (EngineError, OSError) as error:
                 self._logger.warning("which tenants there are is asked later: %s", described(error))
             else:
-                self._seen.intersection_update(names)
-                for name in names:
-                    if name not in self._open and name not in self._seen:
+                self._seen = {name: seen for name, seen in self._seen.items() if name in names}
+                for name, change in names.items():
+                    if name not in self._open and self._seen.get(name) != change:
+                        self._seen[name] = change
                         with contextlib.suppress(Closed):
                             await self._look_at(name)
             await asyncio.sleep(_NAMES_SECONDS)

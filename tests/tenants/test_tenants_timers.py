@@ -32,15 +32,20 @@ def _clean() -> Iterator[None]:
     failing.clear()
 
 
-def made(clock: ManualClock, store: str) -> Engine:
-    return Engine([Kettle], store=store, ports=Ports(clock=clock, watcher=None))
+def made(clock: ManualClock, store: str, *, join: bool = False) -> Engine:
+    return Engine([Kettle], store=store, ports=Ports(clock=clock, watcher=None), join=join)
 
 
 def tenants_of(
-    folder: Path, clock: ManualClock, *, fire_timers: bool = True, open_max: int = 2
+    folder: Path,
+    clock: ManualClock,
+    *,
+    fire_timers: bool = True,
+    open_max: int = 2,
+    join: bool = False,
 ) -> Tenants:
     return Tenants(
-        partial(made, clock),
+        partial(made, clock, join=join),
         folder=folder,
         open_max=open_max,
         idle_seconds=60,
@@ -194,16 +199,67 @@ async def test_one_that_is_restored_is_woken_and_one_that_is_removed_forgotten(
     assert "blue" not in caplog.text
 
 
-async def test_those_in_postgresql_are_woken_after_a_start(postgres: Server) -> None:
+async def test_what_another_process_has_set_is_fired_though_nobody_opens_the_tenant_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a nightly job does beside the web's process, or a worker that is not started again."""
+    monkeypatch.setattr(waking, "_NAMES_SECONDS", 0.02)
+    clock = ManualClock(START)
+    async with tenants_of(tmp_path, clock) as tenants:
+        await switched_on(tenants, "blue")
+        clock.advance(30 * 60)
+        await until(lambda: fired() == ["blue"])
+        await closed(tenants, clock)
+        async with tenants_of(tmp_path, clock, fire_timers=False) as others:
+            await switched_on(others, "blue")
+
+        def fired_again() -> bool:
+            clock.advance(61)
+            return fired() == ["blue", "blue"]
+
+        await until(fired_again)
+
+
+async def test_who_joins_a_tenant_at_work_leaves_its_timers_to_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tenants_module, "_ELSEWHERE_SECONDS", 0.0, raising=False)
+    clock = ManualClock(START)
+    async with tenants_of(tmp_path, clock, fire_timers=False, join=True) as owners:
+        await switched_on(owners, "blue")
+        async with owners.engine("blue"), tenants_of(tmp_path, clock, join=True) as tenants:
+            clock.advance(30 * 60)
+            await until(lambda: tenants.statistics().woken == 1)
+            await until(lambda: fired() == ["blue"])
+            await until(lambda: tenants.statistics().open + tenants.statistics().closing == 0)
+    assert "is woken later" not in caplog.text
+
+
+async def test_those_in_postgresql_are_woken_after_a_start_and_after_others_have_set_them(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waking, "_NAMES_SECONDS", 0.02)
     clock, name = ManualClock(START), postgres.new_schema()
     url = postgres.url().partition("?")[0]
 
     def tenants_there() -> Tenants:
         ports = Ports(clock=clock, watcher=None)
-        return Tenants(partial(made, clock), database=url, fire_timers=True, ports=ports)
+        make = partial(made, clock)
+        return Tenants(make, database=url, idle_seconds=60, fire_timers=True, ports=ports)
 
     async with tenants_there() as tenants:
         await switched_on(tenants, name)
     clock.advance(3_600)
     async with tenants_there() as tenants:
         await until(lambda: fired() == [name])
+
+        def is_closed() -> bool:
+            clock.advance(61)
+            tenants.close_idle()
+            return tenants.statistics().open + tenants.statistics().closing == 0
+
+        await until(is_closed)
+        async with Tenants(partial(made, clock), database=url) as others:
+            await switched_on(others, name)
+        clock.advance(3_600)
+        await until(lambda: fired() == [name, name])

@@ -19,10 +19,11 @@ NOTHING_READ = -(2**63)
 class Database(Protocol):
     """A database that may have many logs, each in a schema. Calls block."""
 
-    def logs(self, beginning: str) -> Sequence[str]:
+    def logs(self, beginning: str) -> Mapping[str, str]:
         """Give the schemas that have a log, and whose names begin so, sorted.
 
-        Raises StoreFailed or StoreRefused.
+        Each with a text that is another one when timers of it were changed, or soon after. Raises
+        StoreFailed or StoreRefused.
         """
         ...
 

@@ -6,7 +6,7 @@ long as the URL says. Calls block, and come from one thread at a time.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from ....runtime.own_loop import OwnLoop
@@ -19,12 +19,16 @@ __all__ = ["PostgresDatabase"]
 
 T = TypeVar("T")
 
-_LOGS: Final = (
-    "SELECT n.nspname FROM pg_catalog.pg_namespace AS n WHERE starts_with(n.nspname, $1) "
-    "AND EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relnamespace = n.oid "
-    "AND c.relname = 'about' AND c.relkind = 'r') ORDER BY n.nspname"
-)
-"""Schemas that have the table which every log has."""
+_LOGS: Final = """
+SELECT n.nspname, coalesce(t.oid::text || ' ' || pg_catalog.pg_stat_get_tuples_inserted(t.oid)
+    || ' ' || pg_catalog.pg_stat_get_tuples_updated(t.oid)
+    || ' ' || pg_catalog.pg_stat_get_tuples_deleted(t.oid), '')
+FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid
+    AND c.relname = 'about' AND c.relkind = 'r'
+LEFT JOIN pg_catalog.pg_class AS t ON t.relnamespace = n.oid AND t.relname = 'timers'
+WHERE pg_catalog.starts_with(n.nspname, $1) ORDER BY n.nspname
+"""
+"""Schemas that have the table which every log has, and what the server has counted of timers."""
 _CONNECTIONS: Final = (
     "SELECT least(current_setting('max_connections')::int "
     "- current_setting('superuser_reserved_connections')::int, "
@@ -43,12 +47,12 @@ class PostgresDatabase:
         self._driver = driver_of(ports)
         self._loop = OwnLoop("foldline-database")
 
-    def logs(self, beginning: str) -> Sequence[str]:
-        """Give the schemas that have a log, and whose names begin so, sorted.
+    def logs(self, beginning: str) -> Mapping[str, str]:
+        """Give the schemas that have a log, each with a text that changes with its timers.
 
         Raises StoreFailed or StoreRefused.
         """
-        return [name for (name,) in self._ask(_LOGS, beginning)]
+        return dict(self._ask(_LOGS, beginning))
 
     def connections_max(self) -> int:
         """Give how many connections may be open at once. Raises StoreFailed or StoreRefused."""
