@@ -14,11 +14,12 @@ from importlib import import_module
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from ..errors import InvalidInput, Rejected, UsageError
+from ..errors import HandlerFailed, InvalidInput, Rejected, UsageError, Voided
 from ..model.aggregate import Aggregate, Context, applies, handles
 from ..model.decisions import Decision
 from ..model.messages import Command, Event, Id
 from ..model.timers import After, At, CancelTimer, TimedCommands, Timer
+from ..write.sampling import Caught
 
 __all__ = ["DropSchedule", "Schedule", "SetSchedule", "next_run"]
 
@@ -106,7 +107,15 @@ class Schedule(Aggregate, kind="schedule", snapshot_every=1_000):
         if command.every or command.cron:
             timer = At(command.due, RunSchedule(self.id, command.due), _NEXT)
             return Decision(told, timers=[timer])
-        once = known.decode(command.command, command.payload.encode())
+        try:
+            once = known.decode(command.command, command.payload.encode())
+        except HandlerFailed as error:  # it was made of a command that its sender knows
+            raise Caught(
+                Voided(
+                    f"the process that owns the log does not know {command.command!r} so: it runs "
+                    f"another release. Nothing was run; send again when all are of one release."
+                )
+            ) from error
         return Decision(told, timers=[At(command.due, once, _RUN), CancelTimer(_NEXT)])
 
     @handles

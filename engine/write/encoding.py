@@ -162,7 +162,7 @@ def failed(
     blamed = fault_of_the_caller(mail.envelope.command, cause)
     if blamed is not None:
         return blamed
-    if not is_foreign and isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread):
+    if not is_foreign and isinstance(cause, HandlerFailed | DeadlinePassed | EventUnread | Voided):
         return cause
     if not is_foreign and isinstance(cause, StoreFailed):
         return not_now(stream, cause)  # of the keys of personal data

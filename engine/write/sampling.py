@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from ..errors import HandlerFailed, Rejected
+from ..errors import EngineError, HandlerFailed, Rejected
 from ..model.aggregate import Aggregate, CommandHandler
 from ..model.messages import Command
 
@@ -38,9 +38,9 @@ _encode: Final = msgspec.json.Encoder(enc_hook=_told_apart).encode
 
 
 class Caught(Exception):
-    """Carries the failure of a handler that was found to change the state; it is the engine's."""
+    """Carries a failure out of a handler that is the engine's own, as that it changes the state."""
 
-    def __init__(self, failure: HandlerFailed) -> None:
+    def __init__(self, failure: EngineError) -> None:
         """Take what the caller is told."""
         super().__init__(str(failure))
         self.failure = failure

@@ -7,6 +7,7 @@ is called the same in each.
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from enum import IntEnum
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from engine import (
     Event,
     Id,
     OutcomeUnknown,
+    Schedule,
     Voided,
     applies,
     handles,
@@ -101,8 +103,8 @@ class NumberedParcel(Aggregate, kind="parcel"):
 NotedMark.__qualname__ = NumberedMark.__qualname__ = Mark.__qualname__
 
 
-def shared(path: Path, aggregate: type[Aggregate]) -> Engine:
-    return Engine([aggregate], store=f"sqlite:{path}/log.db", join=True)
+def shared(path: Path, *aggregates: type[Aggregate]) -> Engine:
+    return Engine(list(aggregates), store=f"sqlite:{path}/log.db", join=True)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,23 @@ async def test_a_number_that_both_releases_call_the_same_arrives(tmp_path: Path)
         await member.execute(NumberedMark("p-1", Newer.NEW))
 
         assert (await owner.state(Parcel, "p-1")).name == "NEW"
+
+
+@pytest.mark.parametrize("is_debug", [False, True])
+async def test_a_schedule_whose_command_the_owners_release_does_not_know_is_to_be_set_again(
+    tmp_path: Path, is_debug: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = f"sqlite:{tmp_path}/log.db"
+    async with (
+        Engine([Parcel, Schedule], store=store, join=True, debug=is_debug) as owner,
+        shared(tmp_path, NotedParcel, Schedule) as member,
+    ):
+        with pytest.raises(Voided, match=r"does not know 'noted-mark' so: .* send again"):
+            await member.schedule(
+                NotedMark("p-1", Former.PAID), "marking", after=timedelta(hours=1)
+            )
+        assert owner.statistics().timers.waiting == 0
+    assert not caplog.text
 
 
 class Told(Command[int]):
