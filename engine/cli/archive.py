@@ -27,11 +27,15 @@ from .output import say, tell
 from .printing import counted
 from .progress import Shown, ending_tidily
 
-__all__ = ["add_parser"]
+__all__ = ["NOT_SHRUNK", "add_parser"]
 
 _DAY: Final = 86_400_000_000
 """In µs."""
 _MB: Final = 1_000_000
+NOT_SHRUNK: Final = (
+    "all of it was moved, and the log's file is not smaller yet: there is no room for a "
+    "second one, or another process reads it all the time. Run the command again then"
+)
 
 _DESCRIPTION = """\
 Move the events of closed streams out of a log, into a cold file beside it: shop.archive.db beside
@@ -164,7 +168,4 @@ def _tell(done: Archived, options: argparse.Namespace) -> None:
             say(f"{what} moved to {done.cold}, {size} of payloads and metadata")
             say(f"{options.file.name} has {done.after / _MB:,.1f} MB of {done.before / _MB:,.1f}")
     if not done.is_shrunk:
-        tell(
-            "all of it was moved, and the log's file is not smaller yet: there is no room for a "
-            "second one, or another process reads it all the time. Run the command again then"
-        )
+        tell(NOT_SHRUNK)

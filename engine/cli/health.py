@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ..errors import Damaged
 from ..health.bounds import Health
 from ..health.facts import Facts, ProjectionFacts
 from ..health.looks import look_at_backup
@@ -181,7 +182,10 @@ def _disk(backend: Backend, ports: Ports, log: LogReader, now: int) -> Disk | No
     if not isinstance(store, OnDisk):
         return None
     space = store.disk(ports)
-    per_hour = _bytes_of_the_last_hour(log, space.file_bytes, now)
+    try:
+        per_hour = _bytes_of_the_last_hour(log, space.file_bytes, now)
+    except Damaged:
+        per_hour = 0.0  # not known: an event on the way cannot be read, and all else is told
     left = space.free_bytes * 3_600 / per_hour if per_hour else None
     return Disk(space.free_bytes, dict(space.wal_bytes), left)
 

@@ -26,6 +26,7 @@ from ..stores.contract.archiving import Archiver, ArchiveRule
 from ..stores.contract.backend import Archives, Outside
 from ..stores.urls import open_keys
 from .application import APP_HELP, attribute_of, engine_of
+from .archive import NOT_SHRUNK
 from .folding import folding
 from .options import DONE, FAILED, USAGE, named_log
 from .output import say, tell
@@ -61,7 +62,7 @@ archives (action "archive", rule, streams, events, bytes). done tells whether it
 
 exit status:
   {DONE}    done, or shown
-  {FAILED}    not done. The reason is on the error stream
+  {FAILED}    not done, or the log's file is not smaller yet: why is on the error stream
   {USAGE}    wrong arguments
   {NOT_YET}    people were erased. Views and snapshots lose them when an engine has started
   130  interrupted
@@ -154,7 +155,10 @@ async def _retained(
             return DONE
         async with archiver:
             people = await _people(options, rules, outside, fold)
-            await _archive(options, rules, archiver, fold)
+            is_shrunk = await _archive(options, rules, archiver, fold)
+    if not is_shrunk:
+        tell(NOT_SHRUNK)
+        return FAILED
     return NOT_YET if people else DONE
 
 
@@ -196,8 +200,9 @@ async def _opened(options: argparse.Namespace, outside: Archives) -> AsyncGenera
 
 async def _archive(
     options: argparse.Namespace, rules: Sequence[Retention], archiver: Archiver, fold: Fold
-) -> None:
-    now = Ports().clock.now()
+) -> bool:
+    """Archive by each rule; tell whether the log's file has given back its room."""
+    now, is_shrunk = Ports().clock.now(), True
     for rule in rules:
         if rule.archive_after is None:
             continue
@@ -205,6 +210,7 @@ async def _archive(
         before = closed_before(rule.archive_after, now)
         closed = ArchiveRule(rule.kind, rule.names, before, judge, str(rule))
         done = await archiver.archive(closed, _silent, dry_run=options.dry_run)
+        is_shrunk = is_shrunk and done.is_shrunk
         if options.json:
             found = {"streams": done.streams, "events": done.events, "bytes": done.bytes}
             _say_json({"action": "archive", "rule": str(rule), **found}, options)
@@ -212,6 +218,7 @@ async def _archive(
             verb = "would be archived" if options.dry_run else "archived"
             what = f"{counted(done.events, 'event')} of {counted(done.streams, 'stream')}"
             say(f"{what} {verb}: {rule}, {rule.archive_after.days} days")
+    return is_shrunk
 
 
 def _silent(_moved: int, _events: int) -> None:

@@ -111,13 +111,15 @@ def _disk(numbers: EngineStatistics) -> Iterator[Reading]:
         yield numbers.store.free_bytes, {}
 
 
+_NONE_YET: Final = {"outcome-unknown": 0, "stream-unreadable": 0}
+"""What is published before it happens: who watches a number grow never sees one begin with 1."""
 _INTAKE: Final = [
     Instrument(
         "counter",
         "commands.answered",
         "{command}",
         "Answered commands by the class of their answer",
-        by("answer", lambda n: n.commands.answers),
+        by("answer", lambda n: {**_NONE_YET, **n.commands.answers}),
     ),
     Instrument(
         "counter",

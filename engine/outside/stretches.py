@@ -372,7 +372,7 @@ def pages(
             last = end if kept is None else min(end, kept - 1)
             for position in range(after + 1, last + 1):
                 lost(position, error)  # one by one they would be asked for in vain
-            after = last
+            after, most = last, 1
         else:
             after += 1
             lost(after, error)

@@ -98,6 +98,24 @@ async def test_every_metric_that_they_name_is_one_that_an_engine_publishes(
     assert asked - names - later == set()
 
 
+async def test_what_an_alert_sees_grow_is_published_before_it_happens(
+    tmp_path: Path, published: Published
+) -> None:
+    """A series that began with 1 fired no alert, and an unknown outcome ends its engine."""
+    async with engine_in(tmp_path, published):
+        text = generate_latest(published.registry).decode()
+    grown = {
+        value
+        for rule in expressions()
+        for value in re.findall(r'increase\(\w+\{foldline_answer="([a-z-]+)"', rule)
+    }
+    assert grown == {"outcome-unknown", "stream-unreadable"}
+    for answer in grown:
+        (line,) = [one for one in text.splitlines() if f'foldline_answer="{answer}"' in one]
+        assert line.startswith("foldline_commands_answered_total{")
+        assert line.endswith(" 0.0")
+
+
 def _labels(text: str) -> set[str]:
     """Give what are names of labels in an expression."""
     inside = re.findall(r"\{[^}]*\}|by \([^)]*\)", text)

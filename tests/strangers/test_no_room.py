@@ -16,7 +16,8 @@ from typing import Any
 import apsw
 import pytest
 
-from engine import Engine
+from engine import Engine, Query, StoreFailed, Views, answers
+from engine.__main__ import main
 from engine.runtime.ports import Ports
 from engine.stores.sqlite.files import SystemFiles
 from engine.stores.sqlite.log.store import SqliteStore
@@ -35,8 +36,41 @@ class NoFolders(apsw.VFS):
 
     def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
         if name is None:
-            raise apsw.CantOpenError("there is no folder for it")
+            error = apsw.IOError("there is no folder for it")
+            error.extendedresult = apsw.SQLITE_IOERR_GETTEMPPATH  # type: ignore[attr-defined]
+            raise error
         return apsw.VFSFile("", name, flags)
+
+
+class Sorted(Query[int]):
+    """How many rows there are, behind a read that takes a file for what it sorts."""
+
+    reads_on: bool = False
+
+
+class Plain(Query[int]):
+    """How many rows there are."""
+
+
+SORTS = """
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+    SELECT count(*) FROM (SELECT DISTINCT shelf_id || printf('%0500d', i) FROM n, fills_rows)
+"""
+
+
+@answers
+async def sorted_(query: Sorted, views: Views) -> int:
+    try:
+        await views.sql(SORTS)
+    except StoreFailed:
+        if not query.reads_on:
+            raise
+    return await views.count(Fills.rows)
+
+
+@answers
+async def plain(query: Plain, views: Views) -> int:
+    return await views.count(Fills.rows)
 
 
 class Hardened(SystemFiles):
@@ -91,6 +125,51 @@ async def test_a_log_needs_no_folder_of_the_systems(
         assert engine.statistics().journal.voided == 0
     assert not caplog.records, "the views need none either"
     del shown
+
+
+async def test_a_read_that_finds_no_folder_fails_for_its_own_caller_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SQLite ends the transaction of such a read by itself: the answer behind it failed too."""
+    shown = NoFolders()
+    engine = Engine(
+        [Shelf],
+        projections=[Fills],
+        answers=[sorted_, plain],
+        store=f"sqlite:{tmp_path / 'log.db'}",
+        limits=LIMITS,
+        ports=Ports(files=Hardened()),
+    )
+    async with engine:
+        for count in range(1, 4):
+            receipt = await engine.execute(Put(f"s-{count}", "x"))
+            assert await engine.query(Plain(), at=receipt) == count
+            with pytest.raises(StoreFailed, match="can write to none: let it write to /var/tmp"):
+                await engine.query(Sorted())
+            assert await engine.query(Plain()) == count
+            with pytest.raises(StoreFailed, match="the state of the views .* is gone"):
+                await engine.query(Sorted(reads_on=True))
+    assert not caplog.records, "nothing was left to be told of"
+    del shown
+
+
+async def test_who_reads_a_log_on_a_full_disk_is_told_that_it_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQLite calls it a disk I/O error, as it calls a disk that is broken."""
+    import resource
+
+    path = tmp_path / "log.db"
+    async with engine_on(f"sqlite:{path}") as engine:
+        await engine.execute(Put("one", "x"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        status = await asyncio.to_thread(main, ["log", str(path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 1
+    assert "there is no room on its disk for the index (-shm)" in capsys.readouterr().err
 
 
 async def test_what_found_no_room_is_no_damage_for_the_next_start(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -22,10 +23,12 @@ from engine import (
     WrongVersion,
 )
 from engine.__main__ import main
-from engine.stores.contract.archiving import ArchiveRule
+from engine.stores.contract.archiving import Archived, ArchiveRule
 from engine.stores.sqlite.connection import run
 from engine.stores.sqlite.log.archiving import SqliteArchiver
 from engine.stores.sqlite.log.cold import cold_path
+from engine.stores.sqlite.log.pages import read_feed
+from engine.stores.sqlite.outside import log as outside_log
 from tests.backups.made import backed_up, restored
 from tests.crashes.archive import read
 from tests.whole.orders import (
@@ -43,9 +46,13 @@ RULES = [Retention(Order, [Closed], archive_after=timedelta(days=0))]
 RULE = ArchiveRule("order", ("order-closed",), 1 << 60)
 
 
-async def archived(path: str) -> None:
+async def moved_by(path: str, rule: ArchiveRule) -> Archived:
     async with SqliteArchiver(path, Ports()) as archiver:
-        done = await archiver.archive(RULE, lambda _a, _b: None)
+        return await archiver.archive(rule, lambda _a, _b: None)
+
+
+async def archived(path: str) -> None:
+    done = await moved_by(path, RULE)
     assert (done.streams, done.events) == (3, 15)
 
 
@@ -147,6 +154,19 @@ async def test_backups_copies_and_repairs_have_what_was_moved(path: str, tmp_pat
     assert read(mended) == before
 
 
+async def test_each_rule_is_a_run_of_its_own_and_gives_its_room_back(path: str) -> None:
+    """What a second rule moved was noted as the first one's, and the file stayed large."""
+    await filled(path)
+    rules = [RULE, ArchiveRule("order", ("order-noted",), 1 << 60)]
+    async with SqliteArchiver(path, Ports()) as archiver:
+        done = [await archiver.archive(rule, lambda _a, _b: None) for rule in rules]
+    with closing(apsw.Connection(path)) as connection:
+        runs = run(connection, "SELECT rule, streams, events, shrunk FROM archives ORDER BY number")
+        assert runs == [(str(r), d.streams, d.events, 1) for r, d in zip(rules, done, strict=True)]
+        assert run(connection, "PRAGMA freelist_count") == [(0,)]
+    assert all(each.streams for each in done)
+
+
 # -- commands -------------------------------------------------------------------------------------
 
 
@@ -174,6 +194,58 @@ def test_the_command_says_what_it_would_move_and_moves_it(
     assert "0.0" in capfd.readouterr().out, "for people too"
     assert main(["archive", "umadb://127.0.0.1:1", *rule]) == 1
     assert "by its engine alone" in capfd.readouterr().err
+
+
+def test_retention_says_when_the_log_has_not_given_its_room_back(
+    path: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(filled(path))
+    monkeypatch.setattr(SqliteArchiver, "_shrink", lambda _self, _connection: False)
+    assert main(["retention", path, "tests.whole.test_archived:RULES"]) == 1
+    out, err = capfd.readouterr()
+    assert "15 events of 3 streams archived" in out
+    assert "the log's file is not smaller yet" in err
+
+
+def test_health_is_told_of_a_log_whose_cold_file_is_gone(
+    path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """How fast it grows is found by reading events, and one of them had no contents."""
+    asyncio.run(filled(path))
+    asyncio.run(archived(path))
+    Path(cold_path(path)).unlink()
+    assert main(["health", path, "--json", "--disk", "1"]) == 4
+    checks = json.loads(capfd.readouterr().out)["checks"]
+    values = {check["name"]: check["value"] for check in checks}
+    assert (values["state"], values["disk.seconds"]) == ("at-rest", None)
+
+
+def test_verify_reads_little_in_vain_where_the_cold_file_is_gone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind each event that was moved it tried a whole page: a log of years took days."""
+    path = str(tmp_path / "shop.db")
+
+    async def fill() -> None:
+        async with engine(path) as running:
+            for n in range(200):
+                await running.execute(Open(f"o-{n}", f"s-{n}"))
+                if n % 2:
+                    await running.execute(Close(f"o-{n}"))
+
+    asyncio.run(fill())
+    asyncio.run(moved_by(path, RULE))
+    Path(cold_path(path)).unlink()
+    asked: list[int] = []
+
+    def counted(connection: Any, types: Any, after: int, events_max: int, bytes_max: int) -> Any:
+        asked.append(events_max)
+        return read_feed(connection, types, after, events_max, bytes_max)
+
+    monkeypatch.setattr(outside_log, "read_feed", counted)
+    assert main(["verify", path]) == 1
+    assert "2 findings. Looked at: 102 events" in capfd.readouterr().out
+    assert sum(asked) < 10 * 300
 
 
 def test_sql_never_calculates_without_what_was_archived(

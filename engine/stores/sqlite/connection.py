@@ -30,6 +30,7 @@ __all__ = [
     "check_order",
     "close",
     "cut_wal",
+    "described",
     "durable_settings",
     "failures",
     "floats_are_exact",
@@ -198,13 +199,31 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, _PASSES)
 
 
+_NEEDS: Final = {
+    apsw.SQLITE_IOERR_SHMSIZE: (
+        "there is no room on its disk for the index (-shm) that SQLite keeps beside a file that is "
+        "open. Make some, and try again"
+    ),
+    apsw.SQLITE_IOERR_GETTEMPPATH: (
+        "SQLite needs a folder for temporary files, and can write to none: let it write to "
+        "/var/tmp or /tmp, or name a folder in TMPDIR"
+    ),
+}
+"""What SQLite calls an error of the disk, and is none."""
+
+
+def described(error: BaseException) -> str:
+    """Give what an error says; SQLite says the same of a disk that is full and of a broken one."""
+    return _NEEDS.get(getattr(error, "extendedresult", 0), str(error))
+
+
 @contextmanager
 def unreadable(path: str) -> Generator[None]:
     """Turn errors of SQLite that reads a log into StoreFailed."""
     try:
         yield
     except apsw.Error as error:
-        why = f"{path} cannot be read: {error}"
+        why = f"{path} cannot be read: {described(error)}"
         raise StoreFailed(why, written=False, passes=_passes(error)) from error
     except UnicodeDecodeError as error:
         why = f"{path} is damaged: a text in it is no UTF-8. Run `foldline verify {path}`"
@@ -228,7 +247,7 @@ def failures(path: str, what: str, *, refused: bool = False) -> Generator[None]:
             f"the views {path} are damaged: a text in them is no UTF-8. {MENDS_VIEWS}"
         ) from None
     except (apsw.Error, OSError) as error:
-        message = f"the views {path} could not be {what}: {error}"
+        message = f"the views {path} could not be {what}: {described(error)}"
         if isinstance(error, apsw.BusyError):
             message += (
                 ". Another process writes there and does not end (a shell, a backup, `projections "

@@ -24,6 +24,7 @@ from .connection import (
     BUSY_MS,
     close,
     cut_wal,
+    described,
     durable_settings,
     make_wal_durable,
     open_writer,
@@ -339,7 +340,9 @@ class SqliteKeys:
             ) from error
         except (apsw.Error, OSError) as error:
             raise StoreFailed(
-                f"the keys {self._path} could not be {what}: {error}", written=False, passes=True
+                f"the keys {self._path} could not be {what}: {described(error)}",
+                written=False,
+                passes=True,
             ) from error
 
 

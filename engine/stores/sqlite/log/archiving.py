@@ -185,7 +185,7 @@ class SqliteArchiver(SqliteStore):
         return done
 
     async def _archive(self, rule: ArchiveRule, done: Archived, progress: Progress) -> None:
-        events = await self._own(_counted, rule)
+        events, self._run = await self._own(_counted, rule), 0
         async with aclosing(self._pages(rule, self._own)) as pages:
             async for page in pages:
                 if self._cold is None:

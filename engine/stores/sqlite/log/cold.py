@@ -16,7 +16,7 @@ import apsw
 
 from ....errors import ArchiveUnread, StoreRefused
 from ...contract.archiving import MOVED, ArchiveRun
-from ..connection import run
+from ..connection import described, run
 from ..files import beside
 from ..lock_files import exists
 from ..shape import check_shape, made, read_shape
@@ -157,7 +157,7 @@ def attach(connection: Any) -> str | None:
             detach(connection)
             raise
     except (apsw.Error, StoreRefused, UnicodeDecodeError, IndexError) as error:
-        return f"{path} cannot be used: {error}"
+        return f"{path} cannot be used: {described(error)}"
     return None
 
 
@@ -229,7 +229,7 @@ def thaw(connection: Any, position: int) -> Contents:
     try:
         found = run(connection, _CONTENTS, (position,))
     except (apsw.Error, UnicodeDecodeError) as error:
-        raise ArchiveUnread(position, path, f"{path} cannot be read: {error}") from error
+        raise ArchiveUnread(position, path, f"{path} cannot be read: {described(error)}") from error
     if not found:
         raise ArchiveUnread(position, path, f"{path} does not have it")
     contents: Contents = found[0]

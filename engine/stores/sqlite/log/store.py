@@ -31,6 +31,7 @@ from ..connection import (
     BUSY_MS,
     check_library,
     close,
+    described,
     durable_settings,
     is_out_of_room,
     make_wal_durable,
@@ -162,7 +163,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
         except OSError as error:
             raise StoreRefused(f"{self.path} cannot be opened: {error.strerror}") from error
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise StoreRefused(f"{self.path} cannot be opened: {error}") from error
+            raise StoreRefused(f"{self.path} cannot be opened: {described(error)}") from error
 
     def _make_merger(self, connection: Any) -> WalMerger:
         assert self._writer is not None, "the writer's thread runs this"
@@ -198,7 +199,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
             self._check_place()
             set_reading(connection)
         except apsw.Error as error:
-            raise StoreRefused(f"{self.path} cannot be read: {error}") from error
+            raise StoreRefused(f"{self.path} cannot be read: {described(error)}") from error
 
     async def close(self) -> None:
         """Merge the write-ahead log into the file, close it, give the lock back."""

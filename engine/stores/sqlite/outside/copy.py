@@ -20,7 +20,7 @@ import apsw
 from ....errors import Damaged, StoreRefused
 from ...contract.log import Head
 from ...contract.outside import Copied
-from ..connection import run, set_reading, snapshot, unreadable
+from ..connection import described, run, set_reading, snapshot, unreadable
 from ..files import Files
 from ..lock_files import exists
 from ..log.cold import PARTIAL, cold_path, has_moved
@@ -138,7 +138,7 @@ def _copy(files: Files, path: str, to: str) -> None:
         raise StoreRefused(f"{path} could not be copied to {to}: there is no room") from error
     except (apsw.Error, OSError) as error:
         # The error of a step has no words of its own.
-        why = f"{type(error).__name__}, {error}"
+        why = f"{type(error).__name__}, {described(error)}"
         raise StoreRefused(f"{path} could not be copied to {to}: {why}") from error
     if found != [("ok",)]:
         raise StoreRefused(

@@ -27,7 +27,7 @@ from ...contract.outside import Found
 from ...contract.requests import Request
 from ...contract.timers import WaitingTimer
 from ...contract.views import Parked
-from ..connection import durable_settings, run, run_many, set_pragma, transaction
+from ..connection import described, durable_settings, run, run_many, set_pragma, transaction
 from ..files import Files, Lock
 from ..log.behind import keep_behind
 from ..log.repairs import keep_repairs
@@ -340,7 +340,7 @@ class SqliteCopyTarget:
                 passes=True,
             ) from error
         except (apsw.Error, OSError) as error:
-            why = f"{type(error).__name__}, {error}"
+            why = f"{type(error).__name__}, {described(error)}"
             raise StoreFailed(
                 f"the copy {self._path} cannot be written: {why}", written=False
             ) from error

@@ -27,7 +27,7 @@ from ...contract.outside import NoLog
 from ...contract.tags import TagForm, TagPage, TagRead, TagRow
 from ...contract.timers import BEGINNING, FOREVER, TimerKey, WaitingTimer
 from ...contract.verifying import ProvedPage
-from ..connection import run, set_reading, unreadable
+from ..connection import described, run, set_reading, unreadable
 from ..files import Files, SystemFiles
 from ..log.claims import read_claims
 from ..log.cold import kept_after, read_archives
@@ -122,7 +122,7 @@ class SqliteLogReader:
                 f"is read: where its folder cannot be written to, copy the log elsewhere first."
             ) from error
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise StoreRefused(f"{self.path} cannot be read: {error}") from error
+            raise StoreRefused(f"{self.path} cannot be read: {described(error)}") from error
 
     def _check_schema(self, connection: Any) -> None:
         version = read_schema_version(connection, self.path, len(MIGRATIONS))

@@ -20,7 +20,7 @@ from ....errors import StoreRefused, UsageError
 from ....model.given import listed
 from ....model.rows import Scalar
 from ...contract.outside import Rows
-from ..connection import only_reads, quoted, run, run_some, set_reading
+from ..connection import described, only_reads, quoted, run, run_some, set_reading
 from ..files import Files
 from ..log.cold import show_moved
 from .log import SqliteLogReader
@@ -181,4 +181,4 @@ class LogAndViews:
             yield
         except (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError) as error:
             files = f"{self._log} with {self._views}" if self.has_views else self._log
-            raise StoreRefused(f"{files} cannot be read: {error}") from error
+            raise StoreRefused(f"{files} cannot be read: {described(error)}") from error

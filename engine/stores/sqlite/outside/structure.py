@@ -19,7 +19,7 @@ from ....errors import Damaged, EngineError, StoreFailed, StoreRefused
 from ...contract.outside import Found
 from ...contract.verifying import Finding, Report
 from ...contract.views import DecisionKind
-from ..connection import run, set_reading
+from ..connection import described, run, set_reading
 from ..files import Files
 from ..lock_files import exists
 from ..log.cold import cold_path, odd_rows, reach
@@ -332,5 +332,5 @@ def _kind_of(line: object) -> Any:
 
 
 def _unread(path: str, error: BaseException) -> Finding:
-    text = f"{path} cannot be read: {type(error).__name__}, {error}"
+    text = f"{path} cannot be read: {type(error).__name__}, {described(error)}"
     return Finding("unread", text, name=path)

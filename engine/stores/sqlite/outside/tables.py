@@ -13,7 +13,7 @@ from typing import Any
 import apsw
 
 from ....errors import StoreRefused
-from ..connection import quoted, run, set_reading, unreadable
+from ..connection import described, quoted, run, set_reading, unreadable
 from ..files import Files
 from ..shape import harden
 
@@ -45,7 +45,7 @@ class SqliteTables:
             run(self._connection, "SELECT count(*) FROM sqlite_schema")
         except apsw.Error as error:
             self._close()
-            raise StoreRefused(f"{self._path} cannot be read: {error}") from error
+            raise StoreRefused(f"{self._path} cannot be read: {described(error)}") from error
         return self
 
     def __exit__(

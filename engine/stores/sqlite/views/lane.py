@@ -66,6 +66,11 @@ class Transaction(msgspec.Struct, eq=False):
     """What was known of commits before it began: while that is so, others may join it."""
     users: int = 0
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still is one: SQLite ends it by itself where a read fails by the system."""
+        return self.readable.connection.in_transaction
+
 
 class Reading(Protocol):
     """An answer that reads here, as far as its transaction goes."""
@@ -104,7 +109,7 @@ class Lane:
         commits = self._source.commits()
         mark = None if commits is None else (commits, self.looks)
         newest = self._newest
-        joins = newest is not None and mark is not None and newest.mark == mark
+        joins = newest is not None and mark is not None and newest.mark == mark and newest.is_alive
         self.give_back(joins=joins)
         if newest is None or not joins:
             newest = self._newest = Transaction(self._begin_to_read(), mark)
@@ -163,7 +168,8 @@ class Lane:
             self._end(newest.readable)
 
     def _end(self, readable: Readable) -> None:
-        _switch(readable.connection, _END)
+        if readable.connection.in_transaction:
+            _switch(readable.connection, _END)
         if readable.connection.txn_state() == apsw.SQLITE_TXN_NONE:
             self._idle.append(readable)
         else:

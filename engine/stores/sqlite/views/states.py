@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import apsw
 
-from ....errors import UsageError
+from ....errors import StoreFailed, UsageError
 from ....limits import Limits
 from .lane import Lane, Source, Transaction
 from .queries import OPENS_NO_INDEX, Call, QueryCalls, Readable, TableReads
@@ -141,6 +141,14 @@ class State(TableReads):
             assert self.lane is not None, "it was chosen before"
             self.transaction = self.lane.take(self._pins)
             self.readable = self.transaction.readable
+        assert self.transaction is not None, "it was begun with what is read"
+        if not self.transaction.is_alive:
+            raise StoreFailed(
+                "the state of the views that this answer reads is gone: a read of it failed, and "
+                "SQLite has ended it. Asking again is safe",
+                written=False,
+                passes=True,
+            )
         return self.readable.connection, self.readable
 
     def _check(self) -> None:
