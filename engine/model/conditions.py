@@ -95,16 +95,15 @@ def between(low: T, high: T) -> Range[T]:
 
 
 def one_of(values: Collection[T | None]) -> OneOf[T]:
-    """Ask for any of these values; None is one that a field may have. Raises InvalidInput for none.
+    """Ask for any of these values; None is one that a field may have.
 
-    There may be `Limits.query_values` of them.
+    There may be `Limits.query_values` of them. Without any no row is found. Raises InvalidInput for
+    what is no collection.
     """
     if _is_a(str | bytes, values) or not _is_a(Collection, values):
         raise InvalidInput(
             f"one_of takes a list or a set of values, not {named(values)}: write `one_of([...])`"
         )
-    if not values:
-        raise InvalidInput("one_of has no value: no row could be found, so ask for none")
     return OneOf(tuple(values))
 
 

@@ -75,6 +75,7 @@ ASKED: list[tuple[Mapping[str, Any], str]] = [
     ({"id": one_of(["a", "e", "nobody"])}, "ae"),
     ({"author": one_of([None, "bob"])}, "bc"),
     ({"author": one_of([None])}, "c"),
+    ({"author": one_of([])}, ""),
     ({"price": one_of([5, 5, 8, 0]), "lent": False}, "adef"),
 ]
 SEARCHED: list[tuple[str, set[int]]] = [

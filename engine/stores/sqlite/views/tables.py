@@ -257,6 +257,8 @@ def _among(name: str, among: Sequence[Scalar], values: list[Scalar]) -> str:
         size = 2 * _power_of_two(len(given) - 1)
         given += [given[-1]] * (size - len(given))
         texts.append(f"IN ({','.join('?' * size)})")
+    elif not texts:
+        return "0"  # any of no values
     values += given
     joined = " OR ".join(f"{name} {text}" for text in texts)
     return joined if len(texts) == 1 else f"({joined})"
