@@ -32,6 +32,7 @@ from ..errors import (
     DefinitionError,
     EventUnread,
     Forbidden,
+    HandlerFailed,
     KeyReused,
     MessageRefused,
     OutcomeUnknown,
@@ -44,7 +45,7 @@ from ..errors import (
 from ..limits import KEY_LENGTH_MAX
 from ..model.given import as_function
 from ..model.messages import Command, Envelope, check_name
-from ..runtime.contained import contained
+from ..runtime.contained import comes_from, contained
 from ..runtime.safely import safe_logger
 from .inlet import Inlet, Message, Received, open_inlet
 from .lanes import ids_of, lanes_of
@@ -67,6 +68,12 @@ _NEVER: Final = (Rejected, KeyReused, UsageError, Forbidden, WrongVersion)
 _PASSES: Final = (Overloaded, Voided, Conflict, EventUnread, OutcomeUnknown)
 """Answers of an engine that has no room now, that waits for a former release to go, or will know
 it when it is asked again."""
+_FILES: Final = (
+    FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError
+)
+"""Of OSError, what is said of a file: that a message names one that is not there passes never."""
+AWAY_TRIES: Final = 1_000
+"""Tries of a command whose handler does not reach another service, at least: for over an hour."""
 RETRIES_TOLD: Final = 16
 """Tries of one command that are not logged; then each doubling of them is."""
 
@@ -104,7 +111,8 @@ class Consumer:
       header `foldline-reason`.
     - `window`: messages that are taken and not yet acknowledged, at most.
     - `tries`: how often a command is tried that fails by the aggregate's own code, or is not
-      decided within its deadline.
+      decided within its deadline, with waits up to half a second. One whose handler does not reach
+      another service is tried for over an hour, with waits up to 5 seconds.
     - `allow`, `tls`: as for a Relay.
 
     Raises DefinitionError.
@@ -258,6 +266,7 @@ class Consumer:
         """Execute a command; give why it can never be run, if that is so. Raises Closed."""
         failed = 0
         for tried in range(1, 10**9):
+            most = ROOM_SECONDS_MAX
             try:
                 await engine.execute(
                     envelope.command,
@@ -271,21 +280,28 @@ class Consumer:
                 )
             except Closed:
                 raise
-            except _NEVER as error:
-                return _reason_of(error)
             except _PASSES as error:
-                if tried >= RETRIES_TOLD and tried.bit_count() == 1:
-                    text = "consumer %s: message %s is not run after %d tries (%s); it is tried on"
-                    self._logger.warning(text, self._name, name, tried, type(error).__name__)
+                self._tell_tries(name, tried, error)
             except Exception as error:  # whatever a message can make of a command
-                failed += 1
-                if failed >= self._tries:
+                is_away = _is_away(error)
+                if isinstance(error, _NEVER) and not is_away:
                     return _reason_of(error)
+                failed += 1
+                if failed >= max(self._tries, AWAY_TRIES if is_away else 0):
+                    return _reason_of(error)
+                if is_away:
+                    self._tell_tries(name, tried, error)
+                    most = SECONDS_MAX
             else:
                 return None
             self._counts["retries"] += 1
-            await _wait(tried, ROOM_SECONDS_MAX)
+            await _wait(tried, most)
         raise AssertionError("it tries for years")
+
+    def _tell_tries(self, name: str, tried: int, error: Exception) -> None:
+        if tried >= RETRIES_TOLD and tried.bit_count() == 1:
+            text = "consumer %s: message %s is not run after %d tries (%s); it is tried on"
+            self._logger.warning(text, self._name, name, tried, type(error).__name__)
 
     async def _bury_all(self, lost: Sequence[tuple[Received, str]]) -> None:
         for received, reason in lost:
@@ -340,6 +356,12 @@ def _key_of(message: Message) -> str:
 def _reason_of(error: Exception) -> str:
     """Give why a command is not run, without what may be private."""
     return f"Rejected: {error.code}" if isinstance(error, Rejected) else type(error).__name__
+
+
+def _is_away(error: Exception) -> bool:
+    """Tell whether a handler, or the hook `authorize`, did not reach another service."""
+    is_hosts = isinstance(error, HandlerFailed | Forbidden)
+    return is_hosts and comes_from(error, OSError) and not comes_from(error, _FILES)
 
 
 def _check_here(engine: Engine) -> None:

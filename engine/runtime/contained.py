@@ -9,6 +9,7 @@ moment, however it is wrapped. This file catches nothing itself.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import UnionType
 from typing import Any, Final
 
 from ..errors import (
@@ -26,7 +27,7 @@ from ..errors import (
 )
 from .safely import HostFailed, as_error
 
-__all__ = ["HostFailed", "contained", "is_of_the_moment", "members_of"]
+__all__ = ["HostFailed", "comes_from", "contained", "is_of_the_moment", "members_of"]
 
 OF_THE_MOMENT: Final = (
     Closed,
@@ -54,6 +55,16 @@ def contained(error: BaseException) -> Exception:
 def is_of_the_moment(error: BaseException) -> bool:
     """Tell whether an engine raised it, or what it was raised from, and it may pass by itself."""
     return any(isinstance(link, OF_THE_MOMENT) for link in _links(error))
+
+
+def comes_from(error: BaseException, kinds: type[BaseException] | UnionType) -> bool:
+    """Tell whether an error is one of these, or was raised from one: clients of services do so."""
+    link: BaseException | None = error
+    for _ in range(LINKS_MAX):
+        if link is None or isinstance(link, kinds):
+            break
+        link = link.__cause__
+    return link is not None and isinstance(link, kinds)
 
 
 def members_of(error: BaseException) -> Sequence[BaseException]:

@@ -210,6 +210,29 @@ async def test_what_fails_is_parked_with_its_stream_and_others_go_on(
         assert await shipments(engine) == ["o-2/0", "o-1/0", "o-1/0"]
 
 
+class Unreached(set[str]):
+    """Raises, once, what the client of a service does that it does not reach."""
+
+    def __contains__(self, order: object) -> bool:
+        if order not in list(self):
+            return False
+        self.clear()
+        try:
+            raise ConnectionRefusedError
+        except OSError as error:
+            raise RuntimeError("the depot is not reached") from error
+
+
+async def test_a_service_that_a_client_does_not_reach_is_asked_again(depot: Depot) -> None:
+    """Clients have errors of their own, which come from those of the line."""
+    depot.fails = Unreached(["o-1"])
+    async with shop(depot=depot) as engine:
+        await reached(engine, await pay(engine, "o-1"))
+
+        assert await engine.projections.parked("shipping") == []
+        assert await shipments(engine) == ["o-1/0"]
+
+
 async def test_what_is_skipped_is_left_out(depot: Depot) -> None:
     depot.fails.add("o-1")
     async with shop(depot=depot) as engine:

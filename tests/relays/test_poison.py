@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from socket import gaierror
 from typing import Any
 
 import pytest
 
 from engine import (
+    Aggregate,
     Closed,
     Command,
     DefinitionError,
     Engine,
     Envelope,
     EventUnread,
+    Id,
     UsageError,
     Voided,
+    handles,
 )
 from engine.relays import Consumer, Message
 from tests.support.brokers import Broker
@@ -192,3 +196,69 @@ def test_an_async_to_command_is_refused(broker: Broker) -> None:
 
     with pytest.raises(DefinitionError, match="is async"):
         consumer_of(broker, "t", to_command=later)
+
+
+class Fetch(Command):
+    counter: Id
+
+
+def to_fetch(message: Message) -> Command:
+    return Fetch("a")
+
+
+class Service:
+    """Is away for some calls."""
+
+    failures: list[Exception]
+
+    async def ask(self) -> None:
+        if self.failures:
+            raise self.failures.pop()
+
+
+class Fetching(Aggregate, kind="fetching"):
+    @handles
+    async def fetch(self, command: Fetch, service: Service) -> None:
+        try:
+            await service.ask()
+        except gaierror as error:
+            raise RuntimeError("no such host") from error
+
+
+async def test_a_service_that_a_handler_does_not_reach_buries_no_message(
+    broker: Broker, topic: str
+) -> None:
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b"{}")
+    consumer = consumer_of(broker, topic, tries=1, to_command=to_fetch)
+    service = Service()
+    service.failures = [ConnectionRefusedError(), TimeoutError(), gaierror()]
+    resources: dict[type, object] = {Service: service}
+    async with Engine([Fetching], resources=resources) as engine, consumer.running(engine):
+        await finished(consumer, 1)
+        service.failures = [FileNotFoundError()]  # which is no service's
+        await broker.put(topic, "m-2", b"{}")
+        await finished(consumer, 2)
+
+    done = consumer.statistics()
+    assert (done.executed, done.buried, done.retries) == (1, 1, 3)
+    assert [message.id for message in await broker.messages(f"{topic}-dead")] == ["m-2"]
+
+
+async def test_who_may_do_it_is_asked_again_where_nobody_is_reached(
+    broker: Broker, topic: str
+) -> None:
+    failures: list[Exception] = [ConnectionResetError()]
+
+    def authorize(*_: object) -> bool:
+        if failures:
+            raise failures.pop()
+        return True
+
+    await topics(broker, topic)
+    await broker.put(topic, "m-1", b'["a", 1]')
+    consumer = consumer_of(broker, topic, tries=1)
+    async with Engine([Counter], authorize=authorize) as engine, consumer.running(engine):
+        await finished(consumer, 1)
+
+    assert consumer.statistics().executed == 1
