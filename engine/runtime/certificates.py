@@ -62,7 +62,7 @@ class ServerCertificate:
 
     def _read(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(*self._files)
+        context.load_cert_chain(*self._files, password="")  # else OpenSSL asks the terminal
         return context
 
     def _looked(self) -> list[tuple[int, int, int] | None]:

@@ -118,6 +118,30 @@ def test_the_schema_is_printed_for_whoever_makes_it_by_hand(postgres: Server, sc
         assert told in wrong.stderr
 
 
+async def test_an_upgrade_by_hand_is_for_the_version_that_is_there_and_no_other(
+    postgres: Server, schema: str
+) -> None:
+    """What lies between would be left out, and the schema would say that it has all."""
+    steps = "".join(with_schema(step, schema) for step in MIGRATIONS[:4])
+    user = f"engine_of_{schema}"
+    postgres.sql(f"CREATE SCHEMA {schema}; {steps} CREATE ROLE {user} LOGIN")
+    postgres.sql(
+        f"GRANT USAGE ON SCHEMA {schema} TO {user}; GRANT SELECT ON {schema}.about TO {user}"
+    )
+    version = f"SELECT schema_version FROM {schema}.about"
+
+    with pytest.raises(StoreRefused, match="schema sql URL --since 4 --role USER"):
+        await store_of(postgres, schema, user=user).open(Ports())
+    with pytest.raises(AssertionError, match="has version 4"):
+        postgres.sql(schema_sql(schema, since=9, role=user))
+    assert postgres.sql(version) == "4"
+    postgres.sql(schema_sql(schema, since=4, role=user))
+    assert postgres.sql(version) == str(len(MIGRATIONS))
+    store = store_of(postgres, schema, user=user)
+    await store.open(Ports())
+    await store.close()
+
+
 @pytest.mark.parametrize(
     "call", ["append_1", "append_2", "begin_session_1", "keep_snapshots_1", "join_members_1"]
 )

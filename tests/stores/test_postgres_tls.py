@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -59,3 +60,17 @@ async def test_each_mode_asks_for_what_it_says(server: Server, name: str) -> Non
     else:
         with pytest.raises(StoreRefused, match="does not prove who it is"):
             await is_encrypted(server, "sslmode=verify-full", root)
+
+
+@pytest.mark.parametrize("files", ["sslcert={0}.crt&sslkey={0}.locked", "sslrootcert={1}"])
+async def test_what_no_certificate_can_be_read_from_is_refused_and_nobody_is_asked_for_a_password(
+    server: Server, files: str
+) -> None:
+    """OpenSSL would ask a terminal, and the whole process would wait for it."""
+    own = server.folder / "here"
+    lock = ["openssl", "pkey", "-in", f"{own}.key", "-aes256", "-passout", "pass:secret"]
+    subprocess.run([*lock, "-out", f"{own}.locked"], check=True, capture_output=True)
+    options = files.format(own, server.folder).split("&")
+
+    with pytest.raises(StoreRefused, match="TLS cannot begin.* without a password"):
+        await is_encrypted(server, "sslmode=require", *options)

@@ -8,6 +8,7 @@ from engine import Ports, StoreRefused
 from engine.stores.contract.verifying import Finding
 from engine.stores.postgres.address import read_address
 from engine.stores.postgres.log.guards import INDEXES, TRIGGERS
+from engine.stores.postgres.log.schema import schema_sql
 from engine.stores.postgres.log.store import PostgresStore
 from engine.stores.urls import open_backend
 from engine.testing.conformance import append, feed, numbers, request
@@ -140,6 +141,27 @@ async def test_a_trigger_that_drops_no_row_is_let_be(postgres: Server, how: str)
     await store.open(Ports())
     await append(store, request("a:1", 1, 2))
     assert numbers(await feed(store)) == [1, 2]
+    await store.close()
+
+
+async def test_who_does_not_see_each_row_of_a_log_takes_no_part_of_it_for_all(
+    postgres: Server,
+) -> None:
+    """Row-level security hides them from who reads, and lets the owner's functions append."""
+    schema = await filled(postgres)
+    role = f"engine_of_{schema}"
+    grants = [line for line in schema_sql(schema, role=role).splitlines() if "GRANT" in line]
+    hidden = f"ALTER TABLE {schema}.events ENABLE ROW LEVEL SECURITY"
+    postgres.sql(f"CREATE ROLE {role} LOGIN; {' '.join(grants)} {hidden}")
+    url = postgres.url(schema, "lease=1").replace("postgres@", f"{role}@")
+
+    with pytest.raises(StoreRefused, match="row-level security on events, which hides rows"):
+        await PostgresStore(read_address(url)).open(Ports())
+    reader = open_backend(url).outside(Ports()).log_reader()
+    with pytest.raises(StoreRefused, match="row-level security on events, which hides rows"):
+        reader.open()
+    store = store_in(postgres, schema)  # it owns the table, and sees all
+    await store.open(Ports())
     await store.close()
 
 

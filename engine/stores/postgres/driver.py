@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 from ...errors import DefinitionError
 from ...runtime.ports import Ports
 from .address import Address
-from .failures import cannot_connect
+from .failures import cannot_begin_tls, cannot_connect
 
 __all__ = [
     "Asyncpg",
@@ -186,9 +186,10 @@ def _tls(address: Address) -> ssl.SSLContext | bool:
     try:
         context = ssl.create_default_context(cafile=address.sslrootcert)
         if address.sslcert is not None:
-            context.load_cert_chain(address.sslcert, address.sslkey)
+            # Without a password OpenSSL would ask the terminal for one, and block the event loop.
+            context.load_cert_chain(address.sslcert, address.sslkey, password="")
     except OSError as error:
-        raise cannot_connect(address, error) from error
+        raise cannot_begin_tls(address, error) from error
     if address.sslmode != "verify-full":
         context.check_hostname = False
     if address.sslmode == "require":

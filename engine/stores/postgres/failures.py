@@ -18,6 +18,7 @@ from .address import Address
 __all__ = [
     "CANCELED",
     "LOCKED",
+    "cannot_begin_tls",
     "cannot_connect",
     "described_failure",
     "has_no_room",
@@ -134,11 +135,8 @@ def cannot_connect(address: Address, error: BaseException) -> StoreFailed | Stor
             f"{address.name}: the server speaks no TLS, and this connection needs it: turn `ssl` "
             f"on there"
         )
-    if isinstance(error, ssl.SSLError | FileNotFoundError):
-        return StoreRefused(
-            f"{address.name}: TLS cannot begin ({type(error).__name__}): look at sslrootcert, "
-            f"sslcert and sslkey"
-        )
+    if isinstance(error, ssl.SSLError):
+        return cannot_begin_tls(address, error)
     if state.startswith(_READ_ONLY):
         return StoreFailed(
             f"{address.name} takes no writes now: it is a standby, or "
@@ -166,4 +164,15 @@ def cannot_connect(address: Address, error: BaseException) -> StoreFailed | Stor
         why = error.strerror
     return StoreFailed(
         f"{address.name} cannot be reached: {why}. Try again", written=False, passes=True
+    )
+
+
+def cannot_begin_tls(address: Address, error: OSError) -> StoreRefused:
+    """Say that files of certificates cannot be used, or the other side's TLS is none."""
+    why = type(error).__name__
+    if not isinstance(error, ssl.SSLError):
+        why = error.strerror or why
+    return StoreRefused(
+        f"{address.name}: TLS cannot begin ({why}): look at sslrootcert, sslcert and sslkey, which "
+        f"are files without a password that this process may read"
     )

@@ -4,7 +4,8 @@ Rules: a schema without one of its unique indexes or triggers takes a stream tha
 slip, without a word. So no engine opens it, and `verify` names what it lacks. A restore makes these
 last: a log that lacks them, or whose table `about` is empty, may still be on its way, and what an
 engine appended there would break it. A trigger or rule of somebody else's that acts before a row is
-written can drop it, and what is dropped would be acknowledged. Nothing is made or mended here.
+written can drop it, and what is dropped would be acknowledged. Row-level security hides rows from
+who reads, and not from the functions that append. Nothing is made or mended here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from ....errors import StoreRefused
 from ..driver import Connection
 
-__all__ = ["check_guards", "look_at_guards", "unfinished"]
+__all__ = ["check_guards", "hiding", "look_at_guards", "unfinished"]
 
 INDEXES: Final = (
     "about_pkey",
@@ -62,44 +63,56 @@ _NAMED: Final = 3
 # is "D", and one for replicas alone "R". Of a trigger's type, 1 is for each row, and 2 before it:
 # one that comes after sees what is there. All is one question, for whose answer each start waits.
 _LOOK: Final = """
-SELECT true, 'the index ' || w.name FROM unnest($2::text[]) AS w(name) WHERE NOT EXISTS (
+SELECT 'lacks', 'the index ' || w.name FROM unnest($2::text[]) AS w(name) WHERE NOT EXISTS (
     SELECT 1 FROM pg_catalog.pg_index i
     JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = w.name AND i.indisunique AND i.indisvalid)
 UNION ALL
-SELECT true, 'the trigger ' || w.name FROM unnest($3::text[]) AS w(name) WHERE NOT EXISTS (
+SELECT 'lacks', 'the trigger ' || w.name FROM unnest($3::text[]) AS w(name) WHERE NOT EXISTS (
     SELECT 1 FROM pg_catalog.pg_trigger t
     JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND t.tgname = w.name AND t.tgenabled IN ('O', 'A'))
 UNION ALL
-SELECT false, 'the trigger ' || t.tgname || ' before rows of ' || c.relname
+SELECT 'acts', 'the trigger ' || t.tgname || ' before rows of ' || c.relname
     FROM pg_catalog.pg_trigger t
     JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = ANY($4::text[]) AND t.tgname <> ALL($3::text[])
         AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 3 = 3
 UNION ALL
-SELECT false, 'the rule ' || r.rulename || ' of ' || c.relname FROM pg_catalog.pg_rewrite r
+SELECT 'acts', 'the rule ' || r.rulename || ' of ' || c.relname FROM pg_catalog.pg_rewrite r
     JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname = $1 AND c.relname = ANY($4::text[]) AND r.ev_enabled IN ('O', 'A')
+UNION ALL
+SELECT 'hides', c.relname FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = $1 AND c.relrowsecurity AND pg_catalog.row_security_active(c.oid)
 """
 
 
 async def look_at_guards(
     connection: Connection, schema: str
-) -> tuple[Sequence[str], Sequence[str]]:
-    """Name what a log of the newest version lacks, and what of others can drop or change a row."""
+) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """Name what a log of the newest version lacks, and what of others can drop or change a row.
+
+    And of which tables this user does not see each row.
+    """
     rows = await connection.fetch(_LOOK, schema, INDEXES, TRIGGERS, _TABLES)
-    missing = sorted(name for is_missing, name in rows if is_missing)
-    return missing, sorted(name for is_missing, name in rows if not is_missing)
+    missing, acting, hidden = (
+        sorted(name for kind, name in rows if kind == each) for each in ("lacks", "acts", "hides")
+    )
+    return missing, acting, hidden
 
 
 async def check_guards(connection: Connection, schema: str) -> None:
-    """Raise StoreRefused where it lacks any, or where what is written may not be what is stored."""
-    missing, acting = await look_at_guards(connection, schema)
+    """Raise StoreRefused where it lacks any, or where what is written may not be what is stored.
+
+    Or where this user would take a part of the log for all of it.
+    """
+    missing, acting, hidden = await look_at_guards(connection, schema)
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise unfinished(schema, ", ".join(missing[:_NAMED]) + more)
@@ -109,6 +122,17 @@ async def check_guards(connection: Connection, schema: str) -> None:
             f"engine writes, and acknowledges. Remove it, or let a trigger come AFTER. Nothing was "
             f"changed"
         )
+    if hidden:
+        raise hiding(schema, ", ".join(hidden[:_NAMED]))
+
+
+def hiding(schema: str, tables: str) -> StoreRefused:
+    """Say that row-level security keeps rows of a log from this user."""
+    return StoreRefused(
+        f"the schema {schema} has row-level security on {tables}, which hides rows of the log from "
+        f"this user: a part of it would be taken for all. Disable it there, or let this user "
+        f"bypass it (ALTER ROLE ... BYPASSRLS). Nothing was changed"
+    )
 
 
 def unfinished(schema: str, missing: str) -> StoreRefused:

@@ -309,6 +309,18 @@ GRANT SELECT ON ALL TABLES IN SCHEMA {s} TO {role};
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {s} TO {role};
 """
 
+_ONLY_SINCE: Final = """
+DO $$
+DECLARE
+    found integer := (SELECT schema_version FROM {s}.about);
+BEGIN
+    IF found <> {since} THEN
+        RAISE EXCEPTION 'this moves version {since} forward, and {s} has version %', found
+            USING HINT = format('Print it again, with --since %s.', found);
+    END IF;
+END $$;
+"""
+
 MIGRATIONS: Final[Sequence[str]] = (
     _TABLES + _GUARDS + _APPEND + _SESSIONS + _NOT_FOR_ALL,
     CLAIMS,
@@ -378,6 +390,8 @@ def schema_sql(schema: str, *, since: int = 0, role: str | None = None) -> str:
     parts.append(with_schema("SELECT pg_advisory_xact_lock({lock});", schema))
     if since == 0:
         parts.append(f"CREATE SCHEMA IF NOT EXISTS {schema};")
+    else:
+        parts.append(with_schema(_ONLY_SINCE, schema).replace("{since}", str(since)).strip())
     parts += [with_schema(step, schema).strip() for step in MIGRATIONS[since:]]
     if role is not None:
         parts.append(with_schema(_GRANTS, schema).replace("{role}", role).strip())
@@ -390,13 +404,15 @@ async def migrate(connection: Connection, address: Address) -> None:
     Raises StoreRefused for a schema of a later release, one that this user may not change, or one
     that is no whole log.
     """
+    version = 0
     try:
-        if await _version(connection, address.schema) != len(MIGRATIONS):
+        version = await _version(connection, address.schema)
+        if version != len(MIGRATIONS):
             await _move_forward(connection, address.schema)
         await check_guards(connection, address.schema)
     except Exception as error:
         if sqlstate_of(error).startswith(("42", "3F")):
-            raise _misfit(address, error) from error
+            raise _misfit(address, version, error) from error
         raise
 
 
@@ -437,9 +453,10 @@ def half_copied(name: str) -> StoreRefused:
     )
 
 
-def _misfit(address: Address, error: BaseException) -> StoreRefused:
+def _misfit(address: Address, version: int, error: BaseException) -> StoreRefused:
+    since = f" --since {version}" if version else ""
     return StoreRefused(
         f"{address.name}: the schema {address.schema} cannot be made or moved forward as this "
-        f"user: {described_failure(error)}. Let its owner run what `{COMMAND} schema sql` prints, "
-        f"or name another one by ?schema="
+        f"user: {described_failure(error)}. Let its owner run what `{COMMAND} schema sql "
+        f"URL{since} --role USER` prints, or name another one by ?schema="
     )

@@ -25,7 +25,7 @@ from ..driver import Record
 from ..log.claims import CLAIMS_SINCE, read_claims
 from ..log.cold import kept_after, read_archives
 from ..log.cold_sql import ARCHIVES_SINCE
-from ..log.guards import unfinished
+from ..log.guards import hiding, unfinished
 from ..log.reading import (
     events_of_feed,
     pages_of_streams,
@@ -48,6 +48,9 @@ _HOLDER: Final = "SELECT holder FROM {s}.sessions WHERE live AND lease_until > c
 _RUNNER: Final = "SELECT 1 FROM {s}.members WHERE lease_until > clock_timestamp() LIMIT 1"
 _CHECKSUM: Final = "SELECT checksum FROM {s}.events WHERE position = $1"
 _PROCESS: Final = re.compile(r"process (\d+) ")
+_ABOUT: Final = (
+    "SELECT log_id, schema_version, pg_catalog.row_security_active('{s}.events') FROM {s}.about"
+)
 _THERE: Final = "SELECT to_regclass($1::text) IS NOT NULL"
 
 
@@ -106,10 +109,12 @@ class PostgresLogReader:
             raise NoLog(f"there is no log {self.name}: no engine has made one there yet")
         if not self._copying and (await link.run(_THERE, f"{schema}.{COPYING}"))[0][0]:
             raise half_copied(self.name)
-        rows = await link.run(f"SELECT log_id, schema_version FROM {schema}.about")  # noqa: S608
+        rows = await link.run(self._place.address.sql(_ABOUT))
         if len(rows) != 1:
             raise unfinished(schema, f"the one row of {schema}.about")
-        ((log_id, version),) = rows
+        ((log_id, version, is_hidden),) = rows
+        if is_hidden:
+            raise hiding(schema, "events")
         if version > len(MIGRATIONS):
             raise StoreRefused(
                 f"{self.name} has schema version {version}, and this release knows up to "

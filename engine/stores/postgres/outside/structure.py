@@ -91,7 +91,7 @@ class PostgresStructure:
         ((version,),) = await link.run(self._place.address.sql(_VERSION))
         if version == len(MIGRATIONS):
             there = link.line.connection, self._place.log_schema
-            missing, acting = await look_at_guards(*there)
+            missing, acting, _ = await look_at_guards(*there)
             for name in missing:
                 text = f"{name} is missing or disabled: no engine opens the log without it"
                 report(Finding("schema", text, name=name))

@@ -216,7 +216,7 @@ def failed(
     if sqlstate_of(error) == _NO_RIGHT:
         return StoreRefused(
             f"the views in {place.name} cannot be {what}: {described_failure(error)}. Grant it to "
-            f"the user of the engine; nothing was changed"
+            f"the user of the engine, which owns the tables of projections; nothing was changed"
         )
     return StoreFailed(
         f"the views in {place.name} cannot be {what}: {described_failure(error)}",
