@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 import msgspec
@@ -22,11 +23,12 @@ from ..health.report import Backup, Disk, Found, HealthCheck, HealthReport, judg
 from ..outside.standings import Standing, Standings
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend, Outside
+from ..stores.contract.copying import CopySource
 from ..stores.contract.disk import OnDisk
 from ..stores.contract.meeting import OwnerDirectory
-from ..stores.contract.outside import LogReader
+from ..stores.contract.outside import LogReader, NoViewsYet, Operations
 from .options import DONE, FAILED, USAGE, log_file, path, seconds, whole
-from .output import Output, unread
+from .output import Output, tell, unread
 from .printing import escaped
 from .tables import Column, Table
 
@@ -116,9 +118,16 @@ def _find(backend: Backend, bounds: Health) -> Found:
     ports = Ports()
     outside = backend.outside(ports)
     now = ports.clock.now()
-    with outside.operations(readonly=True) as operations:
-        standings = Standings(operations, ports.clock).observe()
-        in_use, log = operations.is_in_use(), operations.log
+    with ExitStack() as opened:
+        standings: Sequence[Standing] = ()
+        source: Operations | CopySource
+        try:
+            source = operations = opened.enter_context(outside.operations(readonly=True))
+            standings = Standings(operations, ports.clock).observe()
+        except NoViewsYet as none:
+            tell(f"projections are not looked at: {none}")
+            source = opened.enter_context(outside.copy_source())
+        in_use, log = source.is_in_use(), source.log
         facts = _facts(log, standings, _lease(outside), now)
         disk = _disk(backend, ports, log, now)
         log_id = log.log_id

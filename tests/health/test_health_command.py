@@ -100,3 +100,18 @@ async def test_a_log_in_postgresql_is_looked_at_beside_its_engine(
     assert (well, failing(report), report["position"]) == (DONE, [], 1)
     (lease,) = [check for check in report["checks"] if check["name"] == "lease"]
     assert lease["value"] > 0
+
+
+async def test_a_log_whose_views_are_elsewhere_is_looked_at_without_projections(
+    postgres: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing was told of it, and the status said that the log cannot be read."""
+    url = postgres.url(postgres.new_schema())
+    async with engine_on(url, views=f"sqlite:{tmp_path / 'views.db'}") as engine:
+        await engine.execute(Add("b", 1))
+        status = await asyncio.to_thread(main, ["health", url, "--json"])
+    told = capsys.readouterr()
+    report: dict[str, Any] = msgspec.json.decode(told.out)
+    assert (status, report["state"], report["position"]) == (DONE, "running", 1)
+    assert "projections are not looked at: there are no views" in told.err
+    assert not [check for check in report["checks"] if check["name"] == "projection"]

@@ -19,6 +19,7 @@ from engine import (
     Ports,
     Rejected,
     Retention,
+    StoreRefused,
     StreamUnreadable,
     WrongVersion,
 )
@@ -152,6 +153,35 @@ async def test_backups_copies_and_repairs_have_what_was_moved(path: str, tmp_pat
     mended = str(tmp_path / "mended.db")
     assert main(["repair", copy, mended, "--from", str(folder)]) == 0
     assert read(mended) == before
+
+
+async def test_the_cold_file_from_before_a_restore_is_no_damage_of_the_log(
+    path: str, tmp_path: Path
+) -> None:
+    """The first event that was to be moved was called damaged: its stream has another number."""
+    async with engine(path) as running:
+        sent = [running.execute(Open(f"o-{n}", f"s-{n}")) for n in (3, 1, 2)]
+        await asyncio.gather(*sent)
+        for n in (1, 2, 3):
+            await running.execute(Close(f"o-{n}"))
+        await running.execute(Open("o-9", "s-9"))
+    await moved_by(path, RULE)
+    restored_to = tmp_path / "restored" / "shop.db"
+    restored_to.parent.mkdir()
+    backed_up(f"sqlite:{path}", tmp_path / "backup")
+    restored(tmp_path / "backup", f"sqlite:{restored_to}")
+    cold = Path(cold_path(str(restored_to)))
+    cold.write_bytes(Path(cold_path(path)).read_bytes())
+    before = cold.read_bytes()
+    with closing(apsw.Connection(str(restored_to))) as connection:
+        names = run(connection, "SELECT number, name FROM streams ORDER BY number")
+    with closing(apsw.Connection(path)) as connection:
+        assert run(connection, "SELECT number, name FROM streams ORDER BY number") != names
+    with pytest.raises(StoreRefused, match="such as the one before a restore.*Move that file away"):
+        await moved_by(str(restored_to), RULE)
+    assert cold.read_bytes() == before, "nothing was copied into it"
+    cold.unlink()
+    assert (await moved_by(str(restored_to), RULE)).streams == 3
 
 
 async def test_each_rule_is_a_run_of_its_own_and_gives_its_room_back(path: str) -> None:

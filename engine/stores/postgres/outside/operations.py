@@ -36,7 +36,7 @@ from ...contract.acts import (
     stopped_there,
 )
 from ...contract.builds import serving
-from ...contract.outside import SHELL, Found, Looked
+from ...contract.outside import SHELL, Found, Looked, NoViewsYet
 from ...contract.requests import (
     AT_REST,
     ENDED_TEXT,
@@ -103,7 +103,7 @@ class PostgresOperations:
     async def _check(self, link: Link) -> None:
         name = self._place.name
         if not await has_views(link, self._place):
-            raise StoreRefused(
+            raise NoViewsYet(
                 f"there are no views in {name}: no engine with projections has run on it yet, or "
                 f"its views are elsewhere"
             )

@@ -49,6 +49,7 @@ from .cold import (
     attach,
     check_cold,
     cold_path,
+    count_odd_names,
     detach,
     lacks,
 )
@@ -267,6 +268,16 @@ class SqliteArchiver(SqliteStore):
                 f"{path} does not have the event at position {lacking}, which was moved there: "
                 f"that file is older than the log. Nothing was moved: no file would have all. Put "
                 f"the right file back, and run the command again"
+            )
+        if count_odd_names(connection, 1):
+            raise StoreRefused(
+                f"{path} has streams by other numbers than the log: it was beside another copy of "
+                f"this log, such as the one before a restore. Nothing was moved. "
+                + (
+                    "Put the right file back, and run the command again"
+                    if run(connection, _MOVED_ANY)
+                    else "Move that file away, and run the command again"
+                )
             )
 
     def _make_cold(self, files: Files, path: str) -> None:

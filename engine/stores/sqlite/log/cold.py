@@ -30,6 +30,7 @@ __all__ = [
     "attach",
     "check_cold",
     "cold_path",
+    "count_odd_names",
     "detach",
     "has_moved",
     "is_attached",
@@ -201,7 +202,12 @@ def odd_rows(connection: Any) -> tuple[list[int], int]:
     are compared with their checksums by whoever reads them.
     """
     positions = [row[0] for row in run(connection, _ODD, (ODD_MAX,))]
-    return positions, len(run(connection, _ODD_NAMES, (ODD_MAX,)))
+    return positions, count_odd_names(connection, ODD_MAX)
+
+
+def count_odd_names(connection: Any, most: int) -> int:
+    """Count the names of streams and types that the cold file has by other numbers than the log."""
+    return len(run(connection, _ODD_NAMES, (most,)))
 
 
 def lacks(connection: Any) -> int:

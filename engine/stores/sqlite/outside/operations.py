@@ -42,7 +42,7 @@ from ...contract.acts import (
     stopped_there,
 )
 from ...contract.builds import serving
-from ...contract.outside import SHELL, Found, Looked
+from ...contract.outside import SHELL, Found, Looked, NoViewsYet
 from ...contract.requests import (
     AT_REST,
     ENDED_TEXT,
@@ -130,7 +130,7 @@ class SqliteOperations:
 
     def _open(self) -> None:
         if self._files.size(self._views) == 0:
-            raise StoreRefused(
+            raise NoViewsYet(
                 f"there are no views {self._views}: no engine with projections has run on "
                 f"{self._path} yet"
             )
