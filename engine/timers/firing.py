@@ -301,8 +301,8 @@ class Firing:
         if timer.cause == SPENT:
             self.settling.add(SettledTimer(timer.stream, timer.name, timer.position))
             return
-        carried = read_metadata(timer.metadata)
         try:
+            carried = read_metadata(timer.metadata)
             envelope = self._envelope(timer, carried)
         except HandlerFailed as error:
             self._failed += 1

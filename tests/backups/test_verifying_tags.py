@@ -117,6 +117,15 @@ async def test_a_row_of_another_type_is_named_and_an_index_that_is_emptied_is_ma
     assert verified(f"sqlite:{path}") == (5, [])
 
 
+@pytest.mark.parametrize("fields", ["CAST(x'ff' AS TEXT)", "'[['"])
+async def test_an_index_whose_forms_are_damaged_is_made_again(path: Path, fields: str) -> None:
+    changed(path, f"UPDATE tag_forms SET fields = {fields}")
+    changed(path, "DELETE FROM tags")
+    async with school(store=f"sqlite:{path}") as engine:
+        assert (await engine.state(Course, "c")).taken == 2
+    assert verified(f"sqlite:{path}") == (5, [])
+
+
 async def test_an_index_that_is_made_anew_meanwhile_is_not_compared(path: Path) -> None:
     def pages(after: int, end: int) -> list[list[StoredEvent]]:
         return [list(log.read_feed(after, events_max=end, bytes_max=1 << 20))]

@@ -223,6 +223,17 @@ async def test_values_of_other_classes_are_errors_of_the_engines_own(
         reader.read_feed(0, events_max=9, bytes_max=9_999)
 
 
+async def test_a_log_with_events_that_has_lost_its_id_is_given_no_other(path: str) -> None:
+    store = await opened(path)
+    await append(store, AppendRequest([Write("c:1", 0, [EventData(ADDED, b"{}")])]))
+    await store.close()
+    plant(path, "DROP TRIGGER the_log_stays", "DELETE FROM about")
+
+    for _ in range(2):
+        with pytest.raises(StoreRefused, match="has lost the id of the log"):
+            await opened(path)
+
+
 @pytest.mark.parametrize("payload", [b'{"a":"\xff"}', b"[" * 100_000, b"{"])
 @pytest.mark.parametrize("form", ["--json", "--payload"])
 async def test_a_payload_that_cannot_be_shown_is_damaged_in_one_line(

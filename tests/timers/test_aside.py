@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import pytest_asyncio
 
@@ -38,6 +40,7 @@ from .kettles import Forget, Kettle, SwitchOff, SwitchOn, Whistle, failing, runs
 
 START = 1_000_000_000
 FIRST = "kettle:a", "off"
+TEXTS = ("command", "cause", "name", "stream")
 LIMITS = Limits(timer_retries=1)
 
 
@@ -357,3 +360,25 @@ async def test_what_is_set_aside_is_told_before_it_is_counted(clock: ManualClock
         await until(lambda: store.settled == 4)
         await settle()
         assert (numbers(engine).waiting, numbers(engine).parked) == (0, 2)
+
+
+DAMAGE = ["metadata = x'ff'", "payload = x'ff'", *(f"{c} = CAST(x'ff' AS TEXT)" for c in TEXTS)]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_a_timer_that_is_damaged_keeps_no_other_from_its_time(
+    tmp_path: Path, clock: ManualClock, damage: str
+) -> None:
+    path = tmp_path / "log.db"
+    async with opened(f"sqlite:{path}", clock) as engine:
+        await engine.execute(SwitchOn("a", 1))
+        await engine.execute(SwitchOn("b", 1))
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        connection.execute(f"UPDATE timers SET {damage} WHERE stream = 'kettle:a'")
+    clock.advance(timedelta(minutes=2))
+
+    async with opened(f"sqlite:{path}", clock) as engine:
+        await until(lambda: ("off", "b") in [run[:2] for run in runs])
+        await engine.execute(SwitchOn("c", 1))
+        assert engine.failed is None

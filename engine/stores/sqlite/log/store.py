@@ -52,7 +52,7 @@ from .claims import change_claims
 from .contents import Contents
 from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
 from .ending import Ending
-from .heads import read_kinds, read_log_id
+from .heads import read_head, read_kinds, read_log_id
 from .pages import read_feed, read_streams
 from .schema import (
     MIGRATIONS,
@@ -184,6 +184,12 @@ class SqliteStore(KeptBeside, SeenOnDisk):
     def _read_state(self, connection: Any) -> None:
         log_id = read_log_id(connection)
         if log_id is None:
+            if read_head(connection).position:
+                raise StoreRefused(
+                    f"{self.path} has events, and its table about has lost the id of the log: "
+                    f"with another one, sinks would deliver all of it again. Insert the id, which "
+                    f"backups and consumers know, or restore a backup. Nothing was changed"
+                )
             log_id = self._ports.ids.new_id()
             run(connection, "INSERT INTO about VALUES (1, ?, ?)", (log_id, self._ports.clock.now()))
         self._log_id = log_id

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from ....model.codec import UNDECODABLE
 from ....model.stored import StoredEvent
 from ...contract.log import Batch, conditions_of
 from ...contract.tags import (
@@ -174,7 +175,15 @@ def read_rows(connection: Any, after: tuple[str, int], rows_max: int) -> Sequenc
 
 def is_index_of(connection: Any, forms: Sequence[TagForm]) -> bool:
     """Tell whether the index is of these forms."""
-    return _kept(connection) == _by_type(forms)
+    return _believed(connection) == _by_type(forms)
+
+
+def _believed(connection: Any) -> _Forms:
+    """Give the forms of the index; none where they are damaged, so that it is made anew."""
+    try:
+        return _kept(connection)
+    except UNDECODABLE:
+        return {}
 
 
 def _kept(connection: Any) -> _Forms:
@@ -193,7 +202,7 @@ def index_tags(connection: Any, types: Types, forms: Sequence[TagForm]) -> int:
 
     Gives how many events were indexed.
     """
-    kept, wanted = _kept(connection), _by_type(forms)
+    kept, wanted = _believed(connection), _by_type(forms)
     numbers: Numbers = {
         (name, version): (n, hash_) for n, name, version, hash_ in read_types(connection)
     }

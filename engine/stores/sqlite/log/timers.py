@@ -38,6 +38,11 @@ _COLUMNS: Final = (
     "stream, name, due, position, version, command, payload, metadata, next, attempts, parked, "
     "cause"
 )
+_READ: Final = (
+    "{keys}, due, position, version, CAST(command AS BLOB), payload, metadata, next, attempts, "
+    "parked, CAST(cause AS BLOB)"
+)
+"""What is read of one: a text that is damaged is not to keep the others from their commands."""
 _STANDING: Final = """
     SELECT timers.stream, timers.name, timers.position FROM json_each(?) asked
     JOIN timers ON timers.stream = asked.value->>0 AND timers.name = asked.value->>1
@@ -61,12 +66,13 @@ _KEPT: Final = """
 """
 # Behind a place, of which most have the same time or a later one.
 _DUE: Final = f"""
-    SELECT {_COLUMNS} FROM timers INDEXED BY timers_by_due
+    SELECT {_READ.format(keys="CAST(stream AS BLOB), CAST(name AS BLOB)")}
+    FROM timers INDEXED BY timers_by_due
     WHERE parked = 0 AND (next, position, stream, name) > (?, ?, ?, ?) AND next <= ?
     ORDER BY next, position, stream, name LIMIT ?
 """  # noqa: S608 - names of columns alone
 _ALL: Final = f"""
-    SELECT {_COLUMNS} FROM timers
+    SELECT {_READ.format(keys="stream, name")} FROM timers
     WHERE (stream, name) > (?, ?) ORDER BY stream, name LIMIT ?
 """  # noqa: S608 - names of columns alone
 _COUNT: Final = """
@@ -125,13 +131,16 @@ def settle_timers(connection: Any, settled: Sequence[SettledTimer]) -> int:
 
 
 def read_due(connection: Any, after: DuePlace, until: int, timers_max: int) -> list[WaitingTimer]:
-    """Give a page of those that are due, in order."""
-    return _timers(run(connection, _DUE, (*after, until, timers_max)))
+    """Give a page of those that are due, in order.
+
+    One whose name is damaged has no command that could be run, since nothing could take it away.
+    """
+    return [_due(row) for row in run(connection, _DUE, (*after, until, timers_max))]
 
 
 def read_timers(connection: Any, after: TimerKey, timers_max: int) -> list[WaitingTimer]:
     """Give a page of all timers, in order."""
-    page = _timers(run(connection, _ALL, (*after, timers_max)))
+    page = [_timer(*row) for row in run(connection, _ALL, (*after, timers_max))]
     check_order([timer.key for timer in page], after, "timers")
     return page
 
@@ -142,14 +151,19 @@ def count_timers(connection: Any) -> tuple[int, int, int]:
     return waiting + failed, failed, cancelled
 
 
-def _timers(rows: Sequence[tuple[Any, ...]]) -> list[WaitingTimer]:
-    return [_timer(row) for row in rows]
+def _due(row: tuple[Any, ...]) -> WaitingTimer:
+    stream, name = row[0].decode(errors="replace"), row[1].decode(errors="replace")
+    timer = _timer(stream, name, *row[2:])
+    if (stream.encode(), name.encode()) == row[:2]:
+        return timer
+    return msgspec.structs.replace(timer, command=f"{timer.command} of a damaged timer")
 
 
-def _timer(row: Any) -> WaitingTimer:
-    columns: list[Any] = [*row]
-    columns[-2] = bool(columns[-2])  # SQLite has none
-    return WaitingTimer(*columns)
+def _timer(*columns: Any) -> WaitingTimer:
+    values = [*columns]
+    values[5], values[11] = values[5].decode(errors="replace"), values[11].decode(errors="replace")
+    values[10] = bool(values[10])  # SQLite has none
+    return WaitingTimer(*values)
 
 
 def _as_json(rows: Sequence[tuple[Any, ...]]) -> str:
