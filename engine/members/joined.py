@@ -9,7 +9,6 @@ read from the views and the log of the store, or from this process's engine whil
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from os import PathLike
 
@@ -29,10 +28,10 @@ from ..outside.onlooker import Waking
 from ..queries.answers import Answers
 from ..queries.live import LiveQueries
 from ..queries.past import Pasts
+from ..runtime.uncancelled import ended
 from ..statistics import EngineStatistics
 from ..stores.contract.backend import Runners
 from ..stores.contract.log import Store
-from ..stores.contract.meeting import OwnerDirectory
 from ..stores.contract.membership import Heed
 from ..stores.urls import StoreName, open_backend
 from ..wiring import Declared, Settings, Wiring
@@ -43,8 +42,7 @@ from .duties.life import Duties
 from .duties.rows import ViewsRows
 from .forms import CommandForms
 from .forwarding import Forwarding
-from .listening import Listen, read_listen
-from .meeting import FileMeeting, LeaseMeeting, Meeting
+from .meeting import LeaseMeeting, meeting_of
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive, MemberViews
 from .releases import not_kept, release_of
@@ -120,7 +118,7 @@ class Joined:
         self._ports = settings.ports
         outside = self.outside = open_backend(store).outside(settings.ports)
         # The port is for those that decide: calls of operators come in at any other one.
-        meeting = _meeting(
+        meeting = meeting_of(
             outside.meeting(), listen, elsewhere, settings.logger, own_port=deciding is None
         )
         self.spread: Spread | None = None
@@ -153,7 +151,7 @@ class Joined:
             limits=settings.limits,
             ports=settings.ports,
         )
-        self._onlooker.belong_to(self)
+        self._onlooker.belong_to(self, self._state_here)
         self._onlooker.observe(first.watch)
         self._onlooker.believe(lambda: self.forwarding.position)
         self._log = LogFile(outside.log_reader(), settings.ports)
@@ -176,7 +174,7 @@ class Joined:
         listen: str | None,
     ) -> Router:
         """Have commands decided by whoever owns their slots, and some of them here."""
-        meeting = _meeting(self.outside.meeting(), listen, False, settings.logger)
+        meeting = meeting_of(self.outside.meeting(), listen, False, settings.logger)
         if not isinstance(meeting, LeaseMeeting):
             raise DefinitionError(
                 'join="spread" goes with a log in PostgreSQL: a file has one owner at a time, so '
@@ -220,6 +218,13 @@ class Joined:
 
     def _fail(self, error: BaseException) -> None:
         self.life.state, self.life.failed = "failed", error
+
+    def _state_here(self, name: str) -> str | None:
+        """Give what a projection does in this process; None where this process does not run it."""
+        if self._duties is not None and name in self._duties.definitions:
+            return self._duties.state_here(name)
+        runner = None if self._wiring is None else self._wiring.projecting.get(name)
+        return None if runner is None else runner.statistics().state
 
     def _read_to(self) -> int | None:
         """Give the position up to which all has read that follows the log here; None for none."""
@@ -313,6 +318,12 @@ class Joined:
             await self._close()
 
     async def _close(self) -> None:
+        """Close it to the end, whatever cancels who waits; what closes has timeouts of its own."""
+        closing = asyncio.create_task(self._close_all(), name="foldline closing")
+        await ended(closing)
+        closing.result()
+
+    async def _close_all(self) -> None:
         if self._rows is not None:
             await self._rows.close()
         if self._watching is not None:
@@ -471,29 +482,3 @@ class Joined:
         finally:
             self.reads.feeds.stop()
             await asyncio.wait([feeds])
-
-
-def _meeting(
-    found: str | OwnerDirectory,
-    listen: str | None,
-    elsewhere: bool,
-    logger: logging.Logger,
-    *,
-    own_port: bool = True,
-) -> Meeting:
-    """Give where the processes of a log meet; raise DefinitionError for what does not go there."""
-    if isinstance(found, str):
-        if listen is not None:
-            raise DefinitionError(
-                "listen= goes with join=True and a log in PostgreSQL: the processes of a log in a "
-                "file meet beside it, on one machine"
-            )
-        return FileMeeting(found)
-    if elsewhere:
-        raise DefinitionError(
-            "join=True reads the views in the log's database: leave views= away, or join=True"
-        )
-    where = None if listen is None else read_listen(listen)
-    if isinstance(where, Listen) and not own_port:
-        where = msgspec.structs.replace(where, port=0)
-    return LeaseMeeting(found, where, logger)

@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import Final, Protocol, TypeAlias, cast
 from urllib.parse import quote, unquote
 
-from ..errors import StoreFailed, StoreRefused
+import msgspec
+
+from ..errors import DefinitionError, StoreFailed, StoreRefused
 from ..runtime.certificates import ServerCertificate, refusal_of
 from ..runtime.private_folder import PrivateFolder, is_abandoned, remove_abandoned
 from ..runtime.unix_socket import Listener, connect, listen
 from ..stores.contract.log import Store
 from ..stores.contract.meeting import Announcing, Owned, OwnerDirectory
-from .listening import Listen, ListenOnNats, is_this_machine
+from .listening import Listen, ListenOnNats, is_this_machine, read_listen
 from .over_nats import Exchange, join
 from .wire import Line, Welcome
 
-__all__ = ["FileMeeting", "LeaseMeeting", "MakeLine", "Meeting"]
+__all__ = ["FileMeeting", "LeaseMeeting", "MakeLine", "Meeting", "meeting_of"]
 
 MakeLine: TypeAlias = Callable[[bool], Line]
 """Makes the owner's end of a connection, whose other end is trusted or has to show a token."""
@@ -380,3 +382,29 @@ def _folders(address: str) -> list[str]:
 
 def _said(error: OSError) -> str:
     return error.strerror or type(error).__name__
+
+
+def meeting_of(
+    found: str | OwnerDirectory,
+    listen: str | None,
+    elsewhere: bool,
+    logger: logging.Logger,
+    *,
+    own_port: bool = True,
+) -> Meeting:
+    """Give where the processes of a log meet; raise DefinitionError for what does not go there."""
+    if isinstance(found, str):
+        if listen is not None:
+            raise DefinitionError(
+                "listen= goes with join=True and a log in PostgreSQL: the processes of a log in a "
+                "file meet beside it, on one machine"
+            )
+        return FileMeeting(found)
+    if elsewhere:
+        raise DefinitionError(
+            "join=True reads the views in the log's database: leave views= away, or join=True"
+        )
+    where = None if listen is None else read_listen(listen)
+    if isinstance(where, Listen) and not own_port:
+        where = msgspec.structs.replace(where, port=0)
+    return LeaseMeeting(found, where, logger)

@@ -23,7 +23,7 @@ from ..health.facts import facts_of
 from ..host.supervisor import Life
 from ..runtime.machine import process_number
 from ..runtime.safely import described
-from ..runtime.uncancelled import uncancelled
+from ..runtime.uncancelled import ended
 from ..statistics import MembershipStatistics
 from ..stores.contract.traits import Leased
 from ..wiring import Wiring
@@ -129,7 +129,7 @@ class Membership:
             await asyncio.shield(started)
         except BaseException:
             self._stop.set()
-            await asyncio.wait([self._task])
+            await ended(self._task)
             if started.done() and not started.cancelled():
                 started.exception()
             raise
@@ -140,7 +140,7 @@ class Membership:
         if self._life.state == "running":
             self._life.state = "stopping"
         self._stop.set()
-        await uncancelled(_ended(self._task))
+        await ended(self._task)
 
     def statistics(self) -> MembershipStatistics:
         """Give the numbers as they are now."""

@@ -73,9 +73,15 @@ class MemberViews(Onlooker):
         """Take for granted, from now on, that the log has what was acknowledged."""
         self._answers.acknowledged = acknowledged
 
-    def belong_to(self, engine: object) -> None:
-        """Be asked by the answers of this engine, whatever else it answers from."""
+    def belong_to(self, engine: object, state_here: Callable[[str], str | None]) -> None:
+        """Be asked by the answers of this engine, whatever else it answers from.
+
+        `state_here` gives what a projection that lags does in this process; None where it is not
+        run here.
+        """
         self._answers.engine = engine
+        for seen in self._seen.values():
+            seen.state_here = state_here
 
     def observe(self, watch: Observer | None) -> None:
         """Show a telemetry each query from now on."""

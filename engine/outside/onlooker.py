@@ -345,7 +345,8 @@ class OnlookerQuery(Generic[A]):
 class _Seen:
     """The views of one projection, for who waits for them."""
 
-    state = "written by another process"
+    state_here: Callable[[str], str | None] | None = None
+    """Gives what runs it in this process does, where this process is one that may."""
     is_left_out = False
     """Whether nothing of them is read, so that nobody waits for them any more."""
 
@@ -359,6 +360,12 @@ class _Seen:
         self.position = self.resets = 0
         self._refresh = refresh
         self._waking = waking
+
+    @property
+    def state(self) -> str:
+        """What is told of it where it lags."""
+        here = None if self.state_here is None else self.state_here(self.definition.name)
+        return here or "written by another process"
 
     def move(self, position: int) -> None:
         """Note where they are now."""

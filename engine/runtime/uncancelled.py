@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from anyio import CancelScope
 
-__all__ = ["uncancelled"]
+__all__ = ["ended", "uncancelled"]
 
 T = TypeVar("T")
 
@@ -35,6 +35,15 @@ async def uncancelled(call: Coroutine[Any, Any, T]) -> T:
             # Whoever counts cancels counts this one once, and knows its own by the words.
             task.uncancel()
             task.cancel(*steps.cancelled.args)
+
+
+async def ended(task: asyncio.Task[Any]) -> None:
+    """Wait until a task has ended, whatever cancels who waits; what it raised is not raised."""
+    await uncancelled(_ended(task))
+
+
+async def _ended(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
 
 
 class _Uncancelled(Generic[T]):

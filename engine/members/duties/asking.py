@@ -8,19 +8,21 @@ is asked of the owner.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from ...authorization import Gate
-from ...errors import Closed, InvalidInput, UsageError
+from ...errors import Closed, InvalidInput, StoreFailed, UsageError
 from ...health.facts import ProjectionFacts
 from ...model.given import as_text
 from ...model.projection import ProjectionDefinition
 from ...outside.standings import Standing, progress_of
 from ...projections.operations import Projections, Status, check_page, check_texts
 from ...projections.retry import Retried
+from ...statistics import ProjectorState
 from ...stores.contract.acts import build_to_cancel, builds_to_drop
 from ...stores.contract.membership import ViewChanged
 from ...stores.contract.requests import Arguments, refused_position
@@ -101,18 +103,17 @@ class SharedProjections(MemberProjections):
             return here[0]
         standing = (await self._rows.standings()).get(name)
         found = _status(definition, standing, await self._rows.builds(definition))
-        of_nobody = self._duties.is_of_nobody(definition.name)
-        return msgspec.structs.replace(found, state="stopped") if of_nobody else found
+        state = self._duties.standing_still(definition.name)
+        return found if state is None else msgspec.structs.replace(found, state=state)
 
     async def facts(self) -> Sequence[ProjectionFacts]:
         """Give how those stand that members run, for the health of this process."""
-        standings = await self._rows.standings()
-        found = [_facts(d, standings.get(name)) for name, d in self._duties.definitions.items()]
+        standings: Mapping[str, Standing] = {}
+        with contextlib.suppress(StoreFailed):  # whether the server is there the owner tells
+            standings = await self._rows.standings()
         return [
-            msgspec.structs.replace(one, state="stopped", failed_at=None)
-            if self._duties.is_of_nobody(one.name)
-            else one
-            for one in found
+            _facts(d, standings.get(name), self._duties.standing_still(name))
+            for name, d in self._duties.definitions.items()
         ]
 
     async def parked(
@@ -264,12 +265,14 @@ def _status(
     )
 
 
-def _facts(definition: ProjectionDefinition, standing: Standing | None) -> ProjectionFacts:
-    failure = None if standing is None else standing.failure
+def _facts(
+    definition: ProjectionDefinition, standing: Standing | None, of_none: ProjectorState | None
+) -> ProjectionFacts:
+    failure = None if standing is None or of_none is not None else standing.failure
     return ProjectionFacts(
         name=definition.name,
         kind="projection" if definition.has_tables else "sink",
-        state="elsewhere" if standing is None else standing.state,
+        state=of_none or ("elsewhere" if standing is None else standing.state),
         position=0 if standing is None else standing.position,
         lag_events=None if standing is None else standing.lag_events,
         lag_seconds=None if standing is None else standing.lag_seconds,

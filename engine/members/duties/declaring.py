@@ -72,9 +72,13 @@ class Sharing:
         declared = self._without_answers(lambda d: () if d.name in names else range(d.slices))
         return Wiring(self._settings, backend, declared, *self._more)
 
-    def fold(self, right: Right) -> Wiring:
-        """Give an engine that runs some projections, and nothing else."""
+    def fold(self, right: Right, lacks: Callable[[], None]) -> Wiring:
+        """Give an engine that runs some projections, and nothing else.
+
+        `lacks` is called where the server has no connection left for it.
+        """
         ports = msgspec.structs.replace(self._settings.ports, watcher=None)
+        ports = self._shared().telling(ports, lacks)
         settings = msgspec.structs.replace(self._settings, recording=None, ports=ports)
         others = self._names.union(declared_by(right.part.view))  # also of another release
         backend = self._shared().folding(right, settings.logger, others)

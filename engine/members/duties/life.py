@@ -9,6 +9,7 @@ as there are few of them. Slices of one projection are duties of their own, and 
 something is decided about all of them. A process that was declared dead joins anew. Nothing is
 decided here, and no row is written. A start waits until some member has made the tables of each.
 Where the views of one projection are refused, the process joins anew without that one for a while.
+So it does with those for which the server has no connection left, if others may run them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -27,7 +28,7 @@ from ...projections.progress import nothing_yet
 from ...projections.runner import ProjectionRunner
 from ...runtime.machine import process_name
 from ...runtime.safely import described
-from ...runtime.uncancelled import uncancelled
+from ...runtime.uncancelled import ended
 from ...statistics import ProjectorState, ProjectorStatistics
 from ...stores.contract.backend import Runners
 from ...stores.contract.membership import (
@@ -39,14 +40,13 @@ from ...stores.contract.membership import (
     projection_of,
 )
 from ...wiring import Wiring
+from .folding import FoldingEngine, MakeFolding
 from .gathering import Gatherings
+from .room import SHORT_SECONDS, Room
 from .rows import ViewsRows
-from .whose import declared_by, declares, duties_of, kept_otherwise
+from .whose import able_beside, declared_by, declares, duties_of, kept_otherwise
 
-__all__ = ["Duties", "MakeFolding"]
-
-MakeFolding: TypeAlias = Callable[[Right], Wiring]
-"""Puts an engine together that runs the projections of a right."""
+__all__ = ["Duties"]
 
 _AGAIN_SECONDS: Final = 0.5
 """Before it is tried again, where something failed."""
@@ -55,27 +55,13 @@ _LOOK_SECONDS: Final = 0.1
 """Between two looks at slices that are gathered."""
 _MADE_SECONDS: Final = 15.0
 """How long a start waits for tables that others make: some more than the lease of one who died."""
-_TERMS_MAX: Final = 3
-"""Engines of one process that run projections: each has connections of its own."""
 _REFUSED_SECONDS: Final = 10.0
 """How long all is left to the others, where taking part was refused to this process."""
+_YIELD_SECONDS: Final = 3.0
+"""How long the first member waits, where connections lack, for others to leave theirs to it."""
+_AT_WORK: Final = ("live", "catching-up")
 _LEFT_SECONDS: Final = 60.0
 """How long one projection is left to the others, where its views were refused to this process."""
-
-
-class _FoldingEngine:
-    """An engine that runs some projections, from its start to its end."""
-
-    def __init__(self, right: Right, wiring: Wiring) -> None:
-        self.right = right
-        self.wiring = wiring
-        self.is_open = False
-
-    @property
-    def is_past(self) -> bool:
-        """Whether it writes nothing more: its right is lost, or it has ended by itself."""
-        task = self.wiring.supervisor.task
-        return self.right.is_lost or task is None or task.done()
 
 
 class Duties:
@@ -110,7 +96,7 @@ class Duties:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._part: Attending | None = None
-        self._running: list[_FoldingEngine] = []
+        self._running: list[FoldingEngine] = []
         self._wanted: frozenset[str] = frozenset()
         """What is this member's by the view that was seen last."""
         self._left_at: dict[str, int] = {}
@@ -126,6 +112,9 @@ class Duties:
         """Why the views of a projection were refused to this process, as it tried last."""
         self._left_until: dict[str, float] = {}
         """By the event loop's clock, how long those are not run here."""
+        self._crowded: frozenset[str] = frozenset()
+        """Those of them for which the server had no connection left."""
+        self._room = Room(logger, self._wake.set)
         self._of_nobody: frozenset[str] = frozenset()
         """Those of them that no member declares."""
         self.terms = 0
@@ -152,7 +141,7 @@ class Duties:
         found = (term.wiring.projecting.get(name) for term in self._open())
         return next((runner for runner in found if runner is not None), None)
 
-    def _open(self) -> list[_FoldingEngine]:
+    def _open(self) -> list[FoldingEngine]:
         return [term for term in self._running if term.is_open]
 
     def _runner_of_all(self, name: str) -> ProjectionRunner | None:
@@ -165,9 +154,21 @@ class Duties:
         refused = {n: ProjectionUnserved(n, refused=self._refused[n]) for n in self._of_nobody}
         return {**found, **refused}
 
-    def is_of_nobody(self, name: str) -> bool:
-        """Tell whether no member runs a projection, since its views are refused."""
-        return name in self._of_nobody
+    def standing_still(self, name: str) -> ProjectorState | None:
+        """Give the state of a projection that nobody runs, as far as that is known here."""
+        if name in self._of_nobody:
+            return "stopped"  # its views are refused
+        is_own = any(projection_of(duty) == name for duty in self._missing())
+        return "retrying" if self._told and is_own else None
+
+    def state_here(self, name: str) -> str | None:
+        """Give what a projection does that is run here, or by nobody; None where others run it."""
+        runner = self.runner(name)
+        if runner is None:
+            return self.standing_still(name)
+        state = runner.statistics().state
+        is_whole = self.running(name) is not None
+        return state if is_whole or state not in _AT_WORK else f"{state} here, in slices"
 
     def gather(self, name: str) -> None:
         """Have all slices of a projection run here for a while, if this process leads it."""
@@ -178,7 +179,7 @@ class Duties:
         """Give the numbers of all projections; of those that others run nothing is known here."""
         found = {name: self.runner(name) for name in self.definitions}
         return {
-            name: _elsewhere(name, self._left_at.get(name, 0), end, self.is_of_nobody(name))
+            name: _elsewhere(name, self._left_at.get(name, 0), end, self.standing_still(name))
             if runner is None
             else runner.statistics()
             for name, runner in found.items()
@@ -199,7 +200,7 @@ class Duties:
         except BaseException:
             self._stop.set()
             self._wake.set()
-            await asyncio.wait([self._task])
+            await ended(self._task)
             if started.done() and not started.cancelled():
                 started.exception()
             raise
@@ -225,7 +226,7 @@ class Duties:
         if self._task is not None:
             self._stop.set()
             self._wake.set()
-            await uncancelled(_ended(self._task))
+            await ended(self._task)
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         try:
@@ -262,7 +263,8 @@ class Duties:
         """Be a member until this process leaves, was declared dead, or is to join anew."""
         left = self._left_until = {n: t for n, t in self._left_until.items() if t > self._now()}
         declared = {n: how for n, how in self._declares.items() if n not in left}
-        name, how = process_name(), _text(declared)
+        self._crowded &= left.keys()
+        name, how = process_name(), msgspec.json.encode(declared).decode()
         part = self._part = self._outside.runner(name, how, self._heed, self._logger)
         running: asyncio.Task[None] | None = None
         try:
@@ -321,11 +323,13 @@ class Duties:
         told = self._kept_otherwise, self._of_nobody
         self._kept_otherwise = kept_otherwise(view, self._declares)
         self._of_nobody = frozenset(self._refused).difference(declared_by(view))
+        if back := self._crowded.difference(declared_by(view)):  # nobody else has it any more
+            self._left_until = {n: t for n, t in self._left_until.items() if n not in back}
         if (self._kept_otherwise, self._of_nobody) != told:
             self._changed(self.unserved())
         self._wake.set()
 
-    def _lose(self, terms: Sequence[_FoldingEngine]) -> None:
+    def _lose(self, terms: Sequence[FoldingEngine]) -> None:
         for term in terms:
             term.right.is_lost = True
 
@@ -334,6 +338,9 @@ class Duties:
     async def _turn(self, part: Attending, *, is_first: bool) -> bool:
         """Run what is this member's by now; tell whether there is nothing more to do."""
         await self._gather(part)
+        if self._room.take():
+            await self._make_room(part)
+            return False
         ended, missing = self._ended(), self._missing()
         if ended is not None:
             await self._end_term(ended)
@@ -356,6 +363,31 @@ class Duties:
                 await self._rest()
         return self._ended() is None and not (_is_seen(part) and self._missing())
 
+    async def _make_room(self, part: Attending) -> None:
+        """Need fewer connections: by one engine for all, or by leaving all to others.
+
+        The member that came first gives the others time to do so before it.
+        """
+        if len(self._running) > 1 or (self._running and self._missing()):
+            self._room.use_one()
+            return
+        beside = self._able_beside(part)
+        if beside and all(member > part.member for able in beside.values() for member in able):
+            await self._rest(_YIELD_SECONDS)
+            if not self._room.take():
+                return
+            beside = self._able_beside(part)
+        if beside:
+            until = dict.fromkeys(beside, self._now() + SHORT_SECONDS)
+            self._left_until = {**self._left_until, **until}
+            self._crowded |= beside.keys()
+            self._room.tell_left(beside)
+
+    def _able_beside(self, part: Attending) -> Mapping[str, Sequence[int]]:
+        """Give the projections that other members could run as well, and those members."""
+        found = {name: able_beside(part.view, part.member, name) for name in self.definitions}
+        return {name: able for name, able in found.items() if able}
+
     async def _gather(self, part: Attending) -> None:
         try:
             if await self._gatherings.turn(part.view, part.member, self._runner_of_all):
@@ -371,11 +403,11 @@ class Duties:
         """Give what is this member's, and is not run."""
         return self._able() - {name for term in self._running for name in term.right.names}
 
-    def _ended(self) -> _FoldingEngine | None:
+    def _ended(self) -> FoldingEngine | None:
         """Give an engine that is to end: of what is lost or has changed, or for one of all."""
         able, missing = self._able(), self._missing()
         anew = {projection_of(name) for name in missing}
-        is_full = bool(missing) and len(self._running) >= _TERMS_MAX
+        is_full = bool(missing) and len(self._running) >= self._room.engines_max
         for term in self._running:
             names = term.right.names
             if term.is_past or not names <= able or is_full:
@@ -415,9 +447,9 @@ class Duties:
             await self._rest()  # it was refused for a moment only
 
     async def _begin_term(self, right: Right) -> None:
-        wiring = self._make(right)
+        wiring = self._make(right, self._room.lack)
         wiring.entrance.open()
-        term = _FoldingEngine(right, wiring)
+        term = FoldingEngine(right, wiring)
         # Known before it is open, so that a view that comes meanwhile ends the right.
         self._running.append(term)
         try:
@@ -435,7 +467,7 @@ class Duties:
             "this process, member %d of the log, runs %s", right.member, ", ".join(self.names)
         )
 
-    async def _end_term(self, term: _FoldingEngine) -> None:
+    async def _end_term(self, term: FoldingEngine) -> None:
         try:
             await term.wiring.supervisor.end()
         except EngineError as error:
@@ -451,16 +483,9 @@ def _is_seen(part: Attending) -> bool:
     return part.view.is_seen_by_all(part.view.number, but=part.member)
 
 
-def _text(known: Mapping[str, str]) -> str:
-    return msgspec.json.encode(known).decode()
-
-
-def _elsewhere(name: str, position: int, end: int, of_nobody: bool) -> ProjectorStatistics:
+def _elsewhere(
+    name: str, position: int, end: int, state: ProjectorState | None
+) -> ProjectorStatistics:
     """Give the numbers of a projection that another member runs, or none."""
     numbers = nothing_yet(name, position, end, None)
-    state: ProjectorState = "stopped" if of_nobody else "elsewhere"
-    return msgspec.structs.replace(numbers, state=state, lag_events=None)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    await asyncio.wait([task])
+    return msgspec.structs.replace(numbers, state=state or "elsewhere", lag_events=None)

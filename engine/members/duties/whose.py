@@ -10,7 +10,7 @@ member that has the first slice. Who gathers stands among the members, as one th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -21,6 +21,7 @@ from ...stores.contract.membership import Present, View, owner_of, slice_name
 
 __all__ = [
     "Declares",
+    "able_beside",
     "declared_by",
     "declares",
     "duties_of",
@@ -79,14 +80,25 @@ def duty_owner(view: View, name: str, number: int = 0) -> Present | None:
     Who has the first slice leads the projection.
     """
     known = [(one, read_declared(one)) for one in view.members]
-    first = next((text for _, how in known if (text := how.get(name)) is not None), None)
-    if first is None:
+    able = _able(known, name)
+    if not able:
         return None
-    able = tuple(one.member for one, how in known if how.get(name) == first)
     if number and not any(how.get(_GATHERS) == name for _, how in known):
         name = slice_name(name, number)
     owner = owner_of(f"projection:{name}", able)
     return None if owner is None else view.find(owner)
+
+
+def _able(known: Sequence[tuple[Present, Declares]], name: str) -> tuple[int, ...]:
+    """Give the members that declare a projection as the first of them does."""
+    first = next((text for _, how in known if (text := how.get(name)) is not None), None)
+    return tuple(one.member for one, how in known if first is not None and how.get(name) == first)
+
+
+def able_beside(view: View, member: int, name: str) -> tuple[int, ...]:
+    """Give the other members that could run a projection as this one does, in their order."""
+    able = _able([(one, read_declared(one)) for one in view.members], name)
+    return tuple(one for one in able if one != member) if member in able else ()
 
 
 def kept_otherwise(view: View, own: Declares) -> Mapping[str, tuple[str, int]]:

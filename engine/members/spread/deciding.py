@@ -19,7 +19,7 @@ import msgspec
 from ...errors import EngineError, StoreFailed, StoreLocked
 from ...health.facts import facts_of
 from ...runtime.safely import described
-from ...runtime.uncancelled import uncancelled
+from ...runtime.uncancelled import ended
 from ...statistics import EngineStatistics, SpreadStatistics
 from ...stores.contract.membership import Attending, Heed, View
 from ...wiring import Wiring
@@ -81,7 +81,7 @@ class Spread:
             await asyncio.shield(started)
         except BaseException:
             self._stop.set()
-            await asyncio.wait([self._task])
+            await ended(self._task)
             if started.done() and not started.cancelled():
                 started.exception()
             raise
@@ -90,7 +90,7 @@ class Spread:
         """Leave: answer what was taken, then give the row back."""
         if self._task is not None:
             self._stop.set()
-            await uncancelled(_ended(self._task))
+            await ended(self._task)
 
     def statistics(self, leading: EngineStatistics) -> tuple[EngineStatistics, SpreadStatistics]:
         """Give the numbers of this process with those of its deciding; `leading` has the rest.

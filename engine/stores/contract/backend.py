@@ -79,6 +79,10 @@ class Shared(Protocol):
         """
         ...
 
+    def telling(self, ports: Ports, lacks: Callable[[], None]) -> Ports:
+        """Give the same ports, which also tell where the server has no connection left."""
+        ...
+
 
 @runtime_checkable
 class Runners(Protocol):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from ...errors import UsageError
 from ...limits import Limits
 from ...model.projection import ProjectionDefinition
@@ -16,6 +18,7 @@ from ...runtime.ports import Ports
 from ..contract.membership import Heed, Right, View
 from ..contract.views import ViewsStore
 from .address import Address
+from .driver import Telling, driver_of
 from .log.duties import DutyAttendance, DutyStore, SharingStore, runners_of
 from .log.members import Attendance
 from .log.session import holder_text
@@ -76,6 +79,10 @@ class PostgresBackend:
         """Give the same for a member that runs projections by this right."""
         store = DutyStore(self._store.address, right, others, logger=logger)
         return PostgresBackend(store, self._views)
+
+    def telling(self, ports: Ports, lacks: Callable[[], None]) -> Ports:
+        """Give the same ports, which also tell where the server has no connection left."""
+        return msgspec.structs.replace(ports, database=Telling(driver_of(ports), lacks))
 
     def views(self, logger: logging.Logger) -> ViewsStore:
         """Give the views, not yet open."""

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol, TypeAlias, cast
 
-from ...errors import DefinitionError
+from ...errors import DefinitionError, StoreFailed
 from ...runtime.ports import Ports
 from .address import Address
-from .failures import cannot_begin_tls, cannot_connect
+from .failures import cannot_begin_tls, cannot_connect, has_no_connection
 
 __all__ = [
     "Asyncpg",
@@ -27,6 +27,7 @@ __all__ = [
     "LogMessage",
     "Record",
     "Statement",
+    "Telling",
     "check_installed",
     "driver_of",
 ]
@@ -155,6 +156,23 @@ class Asyncpg:
                 connection.terminate()
             raise
         return cast("Connection", connection), pooled
+
+
+class Telling:
+    """A driver that also tells where the server, or a pooler before it, has no connection left."""
+
+    def __init__(self, driver: Driver, lacks: Callable[[], None]) -> None:
+        self._driver = driver
+        self._lacks = lacks
+
+    async def connect(self, address: Address) -> tuple[Connection, bool]:
+        """Connect; raise what the driver does."""
+        try:
+            return await self._driver.connect(address)
+        except StoreFailed as error:
+            if has_no_connection(error.__cause__):
+                self._lacks()
+            raise
 
 
 def _without_frames(error: BaseException) -> BaseException:

@@ -21,6 +21,7 @@ __all__ = [
     "cannot_begin_tls",
     "cannot_connect",
     "described_failure",
+    "has_no_connection",
     "has_no_room",
     "is_lost",
     "is_nobodys_fault",
@@ -49,6 +50,9 @@ CANCELED: Final = "57014"
 """A statement took longer than the server lets it, or somebody has ended it there."""
 _NO_ROOM: Final = ("53", "58030")
 """Neither disk, memory nor connections are left for it."""
+_NO_CONNECTION: Final = "53300"
+_POOLER_REFUSES: Final = "08P01"
+"""Of PgBouncer for each reason; the driver has it for nothing else that ends a start."""
 _READ_ONLY: Final = "25006"
 _ENDED: Final = "08"
 _OUT_OF_TIME_HINT: Final = ". Let statements of this user take longer (statement_timeout)"
@@ -97,6 +101,11 @@ def passes_by_itself(error: BaseException) -> bool:
 def has_no_room(error: BaseException | None) -> bool:
     """Tell whether the server has too little left of something: connections, for one."""
     return error is not None and sqlstate_of(error).startswith(_NO_ROOM)
+
+
+def has_no_connection(error: BaseException | None) -> bool:
+    """Tell whether somebody who would connect was refused for want of one, also by a pooler."""
+    return error is not None and sqlstate_of(error).startswith((_NO_CONNECTION, _POOLER_REFUSES))
 
 
 def is_nobodys_fault(error: BaseException) -> bool:
