@@ -306,7 +306,7 @@ class Portal:
         """
         window = check_many(commands, window, is_async=False)
         waiting: list[Envelope] = []
-        failure: Exception | None = None
+        failure: BaseException | None = None
         source = iter(commands)
         while failure is None:
             try:
@@ -314,7 +314,7 @@ class Portal:
                 waiting.append(as_taken(enveloped(next(source))))
             except StopIteration:
                 break
-            except Exception as error:
+            except BaseException as error:
                 # What it gave before is run, and its answers are given, as if it had ended there.
                 failure = error
             if len(waiting) == window:

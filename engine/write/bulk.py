@@ -154,7 +154,7 @@ class _Source:
             command = next(self._now)
         except StopIteration:
             return None
-        except (Exception, asyncio.CancelledError) as error:
+        except BaseException as error:  # as of a script that ends at a line that it cannot read
             self._fail(error)
             return None
         return enveloped(command)
@@ -168,7 +168,9 @@ class _Source:
             command = await anext(self._later)
         except StopAsyncIteration:
             return None
-        except (Exception, asyncio.CancelledError) as error:
+        except GeneratorExit:  # whoever waits here is closed
+            raise
+        except BaseException as error:
             self._fail(error)
             return None
         return enveloped(command)

@@ -52,10 +52,23 @@ async def given_up(count: int) -> AsyncIterator[Command]:
     await other
 
 
+def ended(count: int) -> Iterator[Command]:
+    yield from (Add("a", n + 1) for n in range(count))
+    raise SystemExit("a line cannot be read")
+
+
+async def ended_later(count: int) -> AsyncIterator[Command]:
+    for command in ended(count):
+        yield command
+        await asyncio.sleep(0)
+
+
 SOURCES: list[tuple[Callable[[int], Any], type[BaseException]]] = [
     (lines, Gone),
     (rows, Gone),
     (given_up, asyncio.CancelledError),
+    (ended, SystemExit),
+    (ended_later, SystemExit),
 ]
 
 
@@ -75,11 +88,14 @@ async def test_where_the_source_fails_what_it_gave_is_answered_first(
 
 
 @pytest.mark.parametrize("window", [1, 3, 7, 100])
-def test_a_portal_gives_the_answers_before_the_failure_too(window: int) -> None:
+@pytest.mark.parametrize(("source", "raised"), [(lines, Gone), (ended, SystemExit)])
+def test_a_portal_gives_the_answers_before_the_failure_too(
+    source: Callable[[int], Any], raised: type[BaseException], window: int
+) -> None:
     answers: list[Receipt | EngineError] = []
     with Engine([Counter]).portal() as portal:
-        stream = portal.execute_many(lines(7), window=window)
-        with pytest.raises(Gone):
+        stream = portal.execute_many(source(7), window=window)
+        with pytest.raises(raised):
             while True:
                 answers.append(next(stream))
 
