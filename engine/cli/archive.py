@@ -34,7 +34,8 @@ _DAY: Final = 86_400_000_000
 _MB: Final = 1_000_000
 NOT_SHRUNK: Final = (
     "all of it was moved, and the log's file is not smaller yet: there is no room for a "
-    "second one, or another process reads it all the time. Run the command again then"
+    "second one, beside it or in the folder for temporary files (TMPDIR, /var/tmp), or another "
+    "process reads it all the time. Run the command again then"
 )
 
 _DESCRIPTION = """\

@@ -19,7 +19,9 @@ import pytest
 from engine import Engine, Query, StoreFailed, Views, answers
 from engine.__main__ import main
 from engine.runtime.ports import Ports
+from engine.stores.contract.archiving import Archived, ArchiveRule
 from engine.stores.sqlite.files import SystemFiles
+from engine.stores.sqlite.log.archiving import SqliteArchiver
 from engine.stores.sqlite.log.store import SqliteStore
 from engine.testing.conformance import feed
 from tests.strangers.writing import LIMITS, Fills, Put, Shelf, engine_on
@@ -150,6 +152,28 @@ async def test_a_read_that_finds_no_folder_fails_for_its_own_caller_alone(
             with pytest.raises(StoreFailed, match="the state of the views .* is gone"):
                 await engine.query(Sorted(reads_on=True))
     assert not caplog.records, "nothing was left to be told of"
+    del shown
+
+
+async def test_without_a_folder_the_archive_moves_all_and_leaves_the_log_large(
+    tmp_path: Path,
+) -> None:
+    """The command ended with an I/O error, which was said of the cold file."""
+    path, shown = str(tmp_path / "log.db"), NoFolders()
+    async with engine_on(f"sqlite:{path}") as engine:
+        sent = [engine.execute(Put(f"s-{n}", f"{n}" * 25_000)) for n in range(400)]
+        await asyncio.gather(*sent)
+
+    async def is_even(stream: str) -> bool:
+        return int(stream[-1]) % 2 == 0
+
+    rule = ArchiveRule("shelf", ("was-put",), 1 << 60, is_even)
+    done: list[Archived] = []
+    for files in (Hardened(), SystemFiles()):
+        async with SqliteArchiver(path, Ports(files=files)) as archiver:
+            done.append(await archiver.archive(rule, lambda _moved, _events: None))
+    assert [(one.events, one.is_shrunk) for one in done] == [(200, False), (0, True)]
+    assert done[1].after < done[0].after
     del shown
 
 

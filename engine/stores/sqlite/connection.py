@@ -34,6 +34,7 @@ __all__ = [
     "durable_settings",
     "failures",
     "floats_are_exact",
+    "has_no_folder",
     "is_out_of_room",
     "make_wal_durable",
     "only_reads",
@@ -328,6 +329,11 @@ def is_out_of_room(connection: Any, error: BaseException) -> bool:
         return True
     code = getattr(error, "extendedresult", 0) if isinstance(error, apsw.IOError) else 0
     return code == apsw.SQLITE_IOERR_WRITE and connection.system_errno in _NO_ROOM
+
+
+def has_no_folder(error: apsw.Error) -> bool:
+    """Tell whether SQLite found no folder in which it can make a temporary file."""
+    return bool(getattr(error, "extendedresult", 0) == apsw.SQLITE_IOERR_GETTEMPPATH)
 
 
 def open_writer(files: Files, path: str) -> apsw.Connection:

@@ -25,8 +25,11 @@ from ....model.stored import StoredEvent
 from ....runtime.ports import Ports
 from ...contract.archiving import Archived, ArchiveRule, Progress
 from ..connection import (
+    IN_MEMORY,
     cut_wal,
     durable_settings,
+    has_no_folder,
+    is_out_of_room,
     make_wal_durable,
     open_writer,
     run,
@@ -368,6 +371,7 @@ class SqliteArchiver(SqliteStore):
         files, path = files_of(self._ports), cold_path(self.path)
         with unreadable(path), closing(files.connect(path, readonly=True)) as cold:
             set_reading(cold)
+            set_pragma(cold, *IN_MEMORY)  # a page is small, and no folder need have room for it
             harden(cold)
             found = self._read(cold, page.positions)
             if found != events or run(cold, _ROWS, (page.asked,)) != rows:
@@ -405,6 +409,10 @@ class SqliteArchiver(SqliteStore):
             self._keep(connection, lambda c: run(c, "UPDATE archives SET shrunk = 1"))
         except (apsw.FullError, apsw.BusyError, OSError, StoreFailed):
             return False  # what was moved is moved: it is tried again by the next run
+        except apsw.IOError as error:
+            if is_out_of_room(connection, error) or has_no_folder(error):
+                return False
+            raise
         return True
 
 
