@@ -6,7 +6,7 @@ command has a receipt, and never before. What can never be run is published wher
 with the reason; no message ends the consumer, whatever is in it. What the engine has no room for
 now is tried again, with waits, and no more is taken than the window. Commands for one aggregate
 keep the order of their messages (`lanes`). A broker that is down is waited for; one that refuses
-ends the consumer with an error.
+ends the consumer with an error, unless it was down a moment ago.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from ..runtime.contained import comes_from, contained
 from ..runtime.safely import safe_logger
 from .inlet import Inlet, Message, Received, open_inlet
 from .lanes import ids_of, lanes_of
+from .outlet import SETTLE_SECONDS
 
 __all__ = ["Consumed", "Consumer"]
 
@@ -176,7 +177,7 @@ class Consumer:
         """
         _check_here(engine)
         await load(self._address)
-        failed_in_a_row = 0
+        failed_in_a_row, away = 0, -SETTLE_SECONDS
         try:
             while True:
                 _check_cancelled()
@@ -191,7 +192,10 @@ class Consumer:
                     failed_in_a_row += 1
                     self._counts["failures"] += 1
                     self._failure = str(failed)
-                    if isinstance(failed, BrokerFailed) and not failed.passes:
+                    now = asyncio.get_running_loop().time()
+                    if not isinstance(failed, BrokerFailed) or failed.passes:
+                        away = now
+                    elif now >= away + SETTLE_SECONDS:
                         raise
                     if failed_in_a_row <= TOLD_MAX:
                         self._logger.warning("consumer %s: %s; it retries", self._name, failed)

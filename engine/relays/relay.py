@@ -21,7 +21,7 @@ from ..model.given import as_function
 from ..model.messages import Event
 from ..model.sink import Delivery, Sink
 from .message import Encode, Former, Outgoing, Topic
-from .outlet import PER_TURN, Outlet, open_outlet
+from .outlet import PER_TURN, SETTLE_SECONDS, Outlet, open_outlet
 
 __all__ = ["Relay"]
 
@@ -29,9 +29,6 @@ BATCH: Final = 1_000
 """Events of one delivery."""
 AWS_BATCH: Final = 200
 """The same for AWS: if all are of one aggregate, each is a call of its own."""
-SETTLE_SECONDS: Final = 10.0
-"""How long a broker that was out of reach may refuse what it will take: one that starts may not
-know its queues yet."""
 PART_BYTES: Final = 1024 * 1024
 """Bodies that are on their way before the broker confirms the first: a slow line gets through."""
 

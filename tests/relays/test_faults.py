@@ -13,6 +13,7 @@ import pytest
 from engine import Command, Engine, ProjectionLag
 from engine.brokers import nats as nats_brokers
 from engine.relays import Consumer, Message, rabbitmq, relay
+from engine.relays import consumer as consumer_module
 from engine.relays.message import Outgoing
 from engine.relays.outlet import open_outlet
 from tests.relays.relaying import (
@@ -124,6 +125,35 @@ async def test_a_broker_that_comes_back_may_not_know_its_topics_yet(
                 await broker.create(topic)
                 await published(engine, position)
                 assert check_order(await broker.messages(topic), engine._store.log_id, 2) == 0
+
+
+def adding(message: Message) -> Command:
+    return Add("a", 1)
+
+
+async def test_a_consumer_waits_for_the_topics_of_a_broker_that_comes_back(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "SETTLE_SECONDS", 600.0)  # however slow this machine is
+    if broker.makes_topics:
+        pytest.skip("this broker makes a topic when it is read")
+    async with line_to(1) as line:  # nobody listens there
+        with broker.reached_by(line.port):
+            consumer = Consumer(
+                broker.url_of(USER, PASSWORD, port=line.port),
+                topic=broker.named(topic),
+                name="adder",
+                to_command=adding,
+                dead=broker.named(f"{topic}-dead"),
+            )
+            async with Engine([Counter]) as engine, consumer.running(engine):
+                await until(lambda: consumer.statistics().failures > 0)
+                line.server_port = broker.port
+                await until(lambda: topic in str(consumer.statistics().failure))
+                for name in (topic, f"{topic}-dead"):
+                    await broker.create(name)
+                await broker.put(topic, "m-1", b"1")
+                await until(lambda: consumer.statistics().executed == 1)
 
 
 async def test_an_error_of_the_client_that_nobody_expects_parks_nothing(

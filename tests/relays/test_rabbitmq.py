@@ -12,6 +12,7 @@ import pytest
 from engine import BrokerFailed, Engine, ProjectionLag
 from engine.brokers.address import read_address
 from engine.relays import Consumer, Message
+from engine.relays import consumer as consumer_module
 from engine.relays.inlet import Received
 from engine.relays.rabbitmq_inlet import RabbitInlet
 from tests.relays.relaying import add, check_order, published, relay_to, relaying, status
@@ -210,8 +211,9 @@ async def test_a_queue_that_is_made_anew_under_a_consumer_is_read_again(
 
 
 async def test_a_queue_that_is_deleted_ends_its_consumer_with_a_word(
-    rabbit: RabbitServer, topic: str
+    rabbit: RabbitServer, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(consumer_module, "SETTLE_SECONDS", 0.0)
     for name in (topic, f"{topic}-dead"):
         await rabbit.create(name)
     consumer = Consumer(
