@@ -9,7 +9,7 @@ read from the views and the log of the store, or from this process's engine whil
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 
 import msgspec
@@ -270,7 +270,8 @@ class Joined:
         )
         pasts.engine = self
         live = MemberLive(self._onlooker, check, self._is_stopping, first.gate)
-        return watch, Reads(MemberAnswers(self._onlooker, check), live, past, feeds, pasts)
+        answers = MemberAnswers(self._onlooker, check, self._states)
+        return watch, Reads(answers, live, past, feeds, pasts)
 
     def _is_stopping(self) -> bool:
         return self.life.state in ("stopping", "stopped")
@@ -423,6 +424,10 @@ class Joined:
             return facts
         shared = await self.projections.facts()
         return msgspec.structs.replace(facts, projections=(*facts.projections, *shared))
+
+    async def _states(self) -> Mapping[str, str]:
+        """Give what each projection does, wherever it is run."""
+        return {one.name: one.state for one in (await self._facts()).projections}
 
     def is_erasing(self) -> bool:
         """Tell whether an erasure is under way here: another owner finishes its own."""

@@ -10,13 +10,14 @@ the gate is asked as an engine does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from ..authorization import Gate
-from ..errors import Closed, Damaged, EngineError, ProjectionUnserved, UsageError
+from ..errors import Closed, Damaged, EngineError, ProjectionLag, ProjectionUnserved, UsageError
 from ..limits import Limits
 from ..log.bus import Bus
 from ..log.feed import Asked, Feeds, Wanted
@@ -34,6 +35,9 @@ __all__ = ["LogWatch", "MemberAnswers", "MemberFeeds", "MemberLive", "MemberQuer
 
 A = TypeVar("A")
 
+_RESTING: Final = ("stopped", "paused", "building")
+_STATES_SECONDS: Final = 1.0
+"""How long it may take to find out why a projection lags."""
 _REST_MIN: Final = 0.002
 _REST_MAX: Final = 0.1
 """Seconds between two looks at the log: the least after something came, the most at rest."""
@@ -91,9 +95,16 @@ class MemberViews(Onlooker):
 class MemberAnswers:
     """Answers to queries, from the views as they stand."""
 
-    def __init__(self, onlooker: Onlooker, check_usable: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        onlooker: Onlooker,
+        check_usable: Callable[[], object],
+        states: Callable[[], Awaitable[Mapping[str, str]]],
+    ) -> None:
+        """Take also what gives how projections stand, whoever runs them; asked where one lags."""
         self._onlooker = onlooker
         self._check_usable = check_usable
+        self._states = states
 
     async def ask(
         self,
@@ -108,6 +119,18 @@ class MemberAnswers:
         except Closed:
             self._check_usable()  # it tells why, where the engine ends
             raise
+        except ProjectionLag as late:
+            raise await self._as_it_stands(late) from None
+
+    async def _as_it_stands(self, late: ProjectionLag) -> ProjectionLag:
+        """Say of a projection that another process runs if it goes no further there."""
+        found: Mapping[str, str] = {}
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(_STATES_SECONDS):
+                found = await self._states()
+        known = {name: state for name, state in found.items() if state in _RESTING}
+        states = {name: known.get(name, state) for name, state in late.states.items()}
+        return ProjectionLag(late.wanted, late.behind, states)
 
 
 class MemberLive:
