@@ -46,6 +46,7 @@ from .meeting import LeaseMeeting, meeting_of
 from .membership import Membership
 from .reading import LogWatch, MemberAnswers, MemberFeeds, MemberLive, MemberViews
 from .releases import not_kept, release_of
+from .same_log import SameLog
 from .sending import Sending
 from .serving import HEALTH
 from .spread.deciding import Spread
@@ -158,8 +159,8 @@ class Joined:
         self._watching: asyncio.Task[None] | None = None
         self._watch, self.reads = self._make_reads(declared, settings)
         self._membership = Membership(
-            *(self.life, self._make, meeting, self, self.forwarding, forms, self._release),
-            settings.logger,
+            *(self.life, self._make, meeting, SameLog(outside, self._ports), self, self.forwarding),
+            *(forms, self._release, settings.logger),
             None if self._router is None else lambda envelope, _: self.send(envelope),
             settings.ports.failpoint,
         )

@@ -34,6 +34,7 @@ from .hearing import LOOKS, Hearing
 from .meeting import Meeting
 from .readable import Readers, digest_of
 from .releases import Release
+from .same_log import SameLog
 from .serving import Serving
 from .waiting import Post
 from .wire import PROTOCOL, Hello, Leaving, Left, Line, Message, Reads, Refused, Welcome
@@ -80,6 +81,7 @@ class Membership:
         life: Life,
         make: Callable[[], Wiring],
         meeting: Meeting,
+        same: SameLog,
         member: Member,
         forwarding: Forwarding,
         forms: CommandForms,
@@ -95,6 +97,7 @@ class Membership:
         self._release = release
         self._make = make
         self._meeting = meeting
+        self._same = same
         self._member = member
         self._forwarding = forwarding
         self._forms = forms
@@ -105,7 +108,7 @@ class Membership:
         self._owner = 0
         """The process that owns the log, 0 where that is not known."""
         self._log_id = ""
-        """Of its log."""
+        """Of the log that this process has taken part in."""
         self._terms = 0
         """How often this process has become the owner."""
         self._changes = 0
@@ -228,6 +231,8 @@ class Membership:
 
     async def _own(self, started: asyncio.Future[None]) -> StoreLocked | None:
         """Run an engine until this process leaves; give why it cannot, where another one does."""
+        if self._log_id:
+            await self._same.check(self._log_id)
         wiring = self._make()
         wiring.entrance.open()
         await self._meeting.prepare(wiring.store)
@@ -244,6 +249,7 @@ class Membership:
         try:
             await serving.open()
             self._wiring, self._owner = wiring, process_number()
+            self._log_id = wiring.store.log_id
             await self._member.begin_owning(wiring)
             self._forwarding.adopt(wiring.reception.send_from)
             self._begin(started)

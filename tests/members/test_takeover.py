@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.members.joining import joined, part, some
 from tests.members.lines import Client, cut, serving_of
 from tests.strangers.forking import status_of_fork
 from tests.support.counters import Add, Counter
+from tests.support.postgres import Server
 from tests.support.tallies import GetTally, Tally
 from tests.support.waiting import until
 
@@ -329,3 +331,44 @@ async def test_receipts_are_as_the_owner_gave_them(tmp_path: Path) -> None:
         receipts = await asyncio.gather(*(member.execute(Add("c", 1)) for _ in range(50)))
 
         assert receipts == [Receipt("counter:c", n, n) for n in range(1, 51)]
+
+
+async def test_nobody_makes_a_new_log_in_the_place_of_one_that_was_moved_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member that took it over would run again what it has a receipt for."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    owner = joined(tmp_path)
+    await owner.__aenter__()
+    async with joined(tmp_path) as member:
+        first = await member.execute(Add("a", 1), key="k")
+        for path in tmp_path.glob("log.*"):
+            path.rename(kept / path.name)
+        await owner.__aexit__(None, None, None)
+        again = asyncio.create_task(member.execute(Add("a", 1), key="k"))
+        await until(lambda: "log.db has no log" in caplog.text or (tmp_path / "log.db").exists())
+        assert not (tmp_path / "log.db").exists()
+        for path in kept.glob("*.db*"):
+            if path.is_file():  # and no socket
+                shutil.copy2(path, tmp_path)
+
+        assert await again == first
+        assert part(member).role == "owner"
+
+
+async def test_nobody_makes_a_schema_anew_that_was_dropped_as_a_tenants_is(
+    postgres: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    schema = postgres.new_schema()
+    url = postgres.url(schema, "lease=2")
+    owner = joined(tmp_path, store=url)
+    await owner.__aenter__()
+    async with joined(tmp_path, store=url) as member:
+        await member.execute(Add("a", 1), key="k")
+        postgres.sql(f"DROP SCHEMA {schema} CASCADE; DROP SCHEMA {schema}_views CASCADE")
+        with suppress(EngineFailed):
+            await owner.__aexit__(None, None, None)
+        await until(lambda: f"schema={schema} has no log now" in caplog.text)
+    found = f"SELECT count(*) FROM pg_namespace WHERE nspname LIKE '{schema}%'"
+    assert postgres.sql(found) == "0"
