@@ -402,10 +402,11 @@ class _Verifying:
         for key, log, table in timer_differences(self._timers, waiting, self._now):
             if log is None and self._lost:
                 continue
-            text = (
-                f"the timer {key[1]} of {key[0]} is {_waits(log)} by the log, and {_waits(table)} "
-                f"by its table"
-            )
+            if _waits(log) == _waits(table):
+                other = "and its table has another time, command or metadata of it"
+            else:
+                other = f"and {_waits(table)} by its table"
+            text = f"the timer {key[1]} of {key[0]} is {_waits(log)} by the log, {other}"
             position = (log or table or NO_TIMER).position
             self._told.say("timer", text, position, key[1])
 

@@ -33,6 +33,7 @@ from engine.stores.contract.timers import SettledTimer, WaitingTimer
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.scenario import ManualClock
 from engine.timers.tally import Tally
+from tests.backups.test_verifying_tags import verified
 from tests.support.postgres import Server
 from tests.support.waiting import settle, until
 
@@ -377,6 +378,8 @@ async def test_a_timer_that_is_damaged_keeps_no_other_from_its_time(
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
         connection.execute(f"UPDATE timers SET {damage} WHERE stream = 'kettle:a'")
     clock.advance(timedelta(minutes=2))
+    if damage.startswith(("command", "payload", "metadata")):
+        assert "another time, command or metadata of it" in verified(f"sqlite:{path}")[1][0]
 
     async with opened(f"sqlite:{path}", clock) as engine:
         await until(lambda: ("off", "b") in [run[:2] for run in runs])
