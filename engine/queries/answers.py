@@ -34,7 +34,7 @@ from .inside import ViewsFor, answering, views_inside
 from .notes import Placed
 from .views import Reads, Views
 
-__all__ = ["AT_SECONDS", "Answers", "Followed"]
+__all__ = ["AT_SECONDS", "Answers", "Followed", "given_by"]
 
 A = TypeVar("A")
 
@@ -299,9 +299,7 @@ class Answers:
             if name in self._left_out:
                 raise ProjectionUnserved(name)
         if asked.inside is not None:
-            answer = await _given(asked, asked.inside(asked.definition))
-            check_awaited(asked.query, answer)
-            return answer
+            return await given_by(asked.definition, asked.query, asked.inside(asked.definition))
         for holding in (*HOLDING, self._state_seconds):
             state = self._store.state(holding=holding)
             views = self._views.of(state, asked.reads)
@@ -309,7 +307,7 @@ class Answers:
                 asked.reads.begin()
             try:
                 with answering(self.engine, partial(_same, views)):
-                    answer = await _given(asked, views)
+                    answer = await given_by(asked.definition, asked.query, views)
             except Exception as error:
                 if not state.is_torn or holding == self._state_seconds:
                     for name in self._unserved(asked.definition.projections or (), state):
@@ -318,7 +316,6 @@ class Answers:
             else:
                 for name in self._unserved(views.read, state):
                     raise ProjectionUnserved(name)  # a statement has read what nobody keeps
-                check_awaited(asked.query, answer)
                 if not state.is_torn:
                     return answer
             finally:
@@ -412,12 +409,14 @@ class Answers:
             raise ProjectionLag(position, behind, dict(states))
 
 
-async def _given(asked: _Asked, views: Views) -> Any:
+async def given_by(definition: AnswerDefinition, query: Query[Any], views: Views) -> Any:
     """Let the host's function answer; what it raises ends neither who asks nor the event loop."""
-    name = type(asked.query).__name__
+    name = type(query).__name__
     try:
         # A query that is watched, or torn, is asked more than once.
-        return await asked.definition.function(own_copy(asked.query), views)
+        answer = await definition.function(own_copy(query), views)
+        check_awaited(query, answer)
+        return answer
     except StopAsyncIteration as error:
         # Whoever watches would take it for the end of his watch.
         raise UsageError(f"the answer to {name} raised StopAsyncIteration") from error

@@ -41,6 +41,7 @@ from ..runtime.ports import Ports
 from ..stores.contract.log import LogSource
 from ..stores.contract.views import Checkpoint, Part, ViewsSource, what_of
 from ..stores.own import FrozenViews, views_in_memory
+from .answers import given_by
 from .declared import AnswerDefinition
 from .inside import answering
 from .views import Views
@@ -255,7 +256,7 @@ class PastViews:
         pasts, all_views = self._pasts, self._views
         views = pasts.views_of(definition, all_views)
         with answering(pasts.engine, lambda inner: pasts.views_of(inner, all_views)):
-            return cast("A", await definition.function(query, views))
+            return cast("A", await given_by(definition, query, views))
 
     @property
     def tables(self) -> ViewsSource:

@@ -13,32 +13,12 @@ from engine import Engine
 from engine.model.stored import StoredEvent, checksum_of
 from engine.outside import tags
 from engine.outside.tags import TagCheck, TagSums
-from engine.outside.verifying import verify_log
-from engine.runtime.ports import Ports
-from engine.stores.contract.verifying import Finding
 from engine.stores.sqlite.connection import run
 from engine.stores.sqlite.outside.log import SqliteLogReader
-from engine.stores.urls import open_backend
+from tests.backups.looked_at import verified
 from tests.outside.copied import NewStore
 from tests.support.postgres import Server
 from tests.write.courses import Course, Enrol, Offer, school
-
-
-class Lane:
-    """Shows nothing, and rests not at all."""
-
-    def progress(self, position: int, end: int) -> None:
-        pass
-
-    def rest(self) -> None:
-        pass
-
-
-def verified(store: str) -> tuple[int, list[str]]:
-    """Give how many tags were looked at, and what is wrong."""
-    outside, found = open_backend(store).outside(Ports()), list[Finding]()
-    done = verify_log(outside.copy_source(), outside.structure(), found.append, Lane())
-    return done.tags, [f"{each.wrong} {each.position}: {each.text}" for each in found]
 
 
 async def enrolled(engine: Engine) -> None:

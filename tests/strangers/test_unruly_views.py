@@ -127,6 +127,9 @@ async def test_an_answer_that_is_asked_ends_neither_its_caller_nor_the_loop(name
         for timeout in (None, 5.0):
             with pytest.raises(Exception, match=r"no Exception|was cancelled from inside"):
                 await engine.query(GetContent("bad"), timeout=timeout)
+        async with engine.past() as past:
+            with pytest.raises(Exception, match=r"no Exception|was cancelled from inside"):
+                await past.query(GetContent("bad"))
         assert await engine.query(GetContent("fine")) is None
         await assert_others_go_on(engine)
 

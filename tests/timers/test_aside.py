@@ -33,7 +33,7 @@ from engine.stores.contract.timers import SettledTimer, WaitingTimer
 from engine.stores.sqlite.outside.log import SqliteLogReader
 from engine.testing.scenario import ManualClock
 from engine.timers.tally import Tally
-from tests.backups.test_verifying_tags import verified
+from tests.backups.looked_at import verified
 from tests.support.postgres import Server
 from tests.support.waiting import settle, until
 
