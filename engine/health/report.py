@@ -158,7 +158,7 @@ def _of_process(found: Found, bounds: Health) -> Iterator[HealthCheck]:
         yield _least("lease", left, bounds.lease_seconds_min, "s", _LEASE, decides="ready")
 
 
-_LEASE: Final = "the lease was not renewed: see whether PostgreSQL answers"
+_LEASE: Final = "the lease was not renewed: see whether the database answers"
 
 
 def _of_state(state: str) -> str:
