@@ -45,7 +45,8 @@ If WHERE ends with a slash, or is a folder, each run adds a file of the events t
 There --format gives the form. The names of the files say which positions they have.
 --since says where a new folder begins, and --until how far this run goes.
 
-JSON lines have all that an event means, with its checksum: `import` makes the same log of them.
+JSON lines have all that an event means, with its checksum: `import` makes the same log of them,
+unless some of it is encrypted for a person.
 Payloads and headers are what people wrote. --omit leaves a field of all payloads out.
 With --app what its classes mark as `Private` or `Personal` is left out, of events and of views.
 Parquet and CSV never have what is encrypted.
@@ -200,7 +201,7 @@ def _end_before(reader: LogReader, time: int) -> int:
 
 
 def _omitted(options: argparse.Namespace, form: str) -> Omitted:
-    """Give what is not exported; a line keeps what is encrypted, which `import` takes."""
+    """Give what is not exported; a line keeps what is encrypted, as it is stored."""
     if options.app is None:
         return Omitted(options.omit, sealed=form != "jsonl")
     return Omitted(
