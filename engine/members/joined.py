@@ -38,7 +38,7 @@ from ..wiring import Declared, Settings, Wiring
 from .controlling import MemberProjections
 from .duties.asking import SharedProjections
 from .duties.declaring import Sharing
-from .duties.life import Duties
+from .duties.life import Duties, elsewhere
 from .duties.rows import ViewsRows
 from .forms import CommandForms
 from .forwarding import Forwarding
@@ -387,7 +387,8 @@ class Joined:
         queries = {name: query.plus(read[name]) for name, query in numbers.queries.items()}
         projectors = numbers.projectors
         if (duties := self._duties) is not None:
-            projectors = {**projectors, **duties.statistics(position)}
+            kept = projectors if self._wiring is not None else elsewhere(projectors)
+            projectors = {**kept, **duties.statistics(position)}
             queries = {**read, **queries}  # none of its engines answers any
             membership = msgspec.structs.replace(
                 membership,

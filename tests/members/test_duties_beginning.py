@@ -20,6 +20,9 @@ from engine import (
     answers,
     reacts,
 )
+from engine.integrations.opentelemetry_instruments import (
+    _run_here,  # pyright: ignore[reportPrivateUsage]
+)
 from engine.members.duties import life
 from engine.members.duties.whose import declares
 from engine.members.wire import PROTOCOL, Welcome
@@ -107,6 +110,20 @@ async def test_what_processes_of_another_release_run_is_no_table_of_nobodys(
         assert part(newer).duties == ("renamed",)
         await until_reached(newer, "renamed", receipt.position)
     assert "declared by nobody" not in caplog.text
+
+
+async def test_a_member_tells_no_numbers_of_reactors_that_the_owner_runs(
+    postgres: Server,
+) -> None:
+    log = postgres.url(postgres.new_schema(), "lease=9")
+    given: Any = {"projections": [Ledger0, Nobody]}
+    async with sharing(log, **given) as owner, sharing(log, **given) as member:
+        await owner.execute(Add("a", 1))
+        await until(lambda: owner.statistics().projectors["nobody"].state == "live")
+        told = member.statistics().projectors["nobody"]
+        assert (told.state, told.lag_events) == ("elsewhere", None)
+        assert "nobody" not in _run_here(member.statistics())
+        assert "nobody" in _run_here(owner.statistics())
 
 
 class Newer(Ledger1, name="ledger1", version=2):

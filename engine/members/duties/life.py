@@ -46,7 +46,7 @@ from .room import SHORT_SECONDS, Room
 from .rows import ViewsRows
 from .whose import able_beside, declared_by, declares, duties_of, kept_otherwise
 
-__all__ = ["Duties"]
+__all__ = ["Duties", "elsewhere"]
 
 _AGAIN_SECONDS: Final = 0.5
 """Before it is tried again, where something failed."""
@@ -481,6 +481,11 @@ class Duties:
 def _is_seen(part: Attending) -> bool:
     """Tell whether all members act by the view that this one has."""
     return part.view.is_seen_by_all(part.view.number, but=part.member)
+
+
+def elsewhere(known: Mapping[str, ProjectorStatistics]) -> Mapping[str, ProjectorStatistics]:
+    """Give the numbers of what the owner of the log runs, for a process that is not the owner."""
+    return {name: _elsewhere(name, numbers.position, 0, None) for name, numbers in known.items()}
 
 
 def _elsewhere(
