@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from engine import StoreFailed
+from engine.model.projection import ProjectionDefinition
 from engine.stores.contract.backend import Backend
+from engine.stores.postgres.views.catalog import Catalog
+from engine.stores.postgres.views.link import Link
 from engine.stores.urls import open_backend
 from engine.testing.conformance import BackendConformance
 from engine.testing.conformance.given_views import Book, Opened, Shelf, part
@@ -90,3 +94,26 @@ class TestPostgresBackend(BackendConformance):
 
         found = await opened.views.fetch(part(Shelf), {"books": ["a"]})
         assert [flat[0] for flat in found["books"]] == ["a"]
+
+    async def test_a_build_whose_beginning_was_not_heard_of_is_folded_all_the_same(
+        self, opened: Opened, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The connection is cut as it is there, and who asked for it asks again."""
+        know, cuts = Catalog._know, 1  # pyright: ignore[reportPrivateUsage]
+
+        async def cut_once(
+            catalog: Catalog, link: Link, definitions: Sequence[ProjectionDefinition]
+        ) -> None:
+            nonlocal cuts
+            if cuts:
+                cuts -= 1
+                link.end()
+            await know(catalog, link, definitions)
+
+        monkeypatch.setattr(Catalog, "_know", cut_once)
+        with pytest.raises(StoreFailed):
+            await opened.views.begin_build(Shelf.__definition__)
+        build = await opened.views.begin_build(Shelf.__definition__)
+
+        found = await opened.views.fetch(part(Shelf, build=build.number), {"books": ["a"]})
+        assert (cuts, found) == (0, {"books": []})

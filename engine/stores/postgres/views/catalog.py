@@ -268,7 +268,8 @@ class Catalog(KnownBuilds[TableSql]):
                 )
                 if decision is not None:
                     await self.books.add_decision(link, decision)
-            await self._know(link, [definition])
+        # Also of one that is there: the answer to a former call of this may have been lost.
+        await self._know(link, [definition])
         found = await self.builds(link, name)
         return next(build for build in found if build.state == "building")
 

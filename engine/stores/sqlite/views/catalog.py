@@ -207,6 +207,7 @@ class Catalog(KnownBuilds[TableSql]):
         self._read(connection)
         builds = self._builds.get(name, ())
         if any(b.state == "building" and b.fits(definition, hash_now) for b in builds):
+            self._know(connection, definition)  # somebody else has made it, or this very call did
             return
         number = 1 + max((build.number for build in builds), default=0)
         tables = list(self._tables_of(definition, number).values())
