@@ -75,7 +75,10 @@ class Exactness(msgspec.Struct, frozen=True):
         check, is_doubtful = self.check, bool(self.doubtful) or not self.trusted
 
         def read_back(given: Any, payload: bytes) -> T:
-            read = decode(payload)
+            try:
+                read = decode(payload)
+            except msgspec.ValidationError as error:
+                raise _not_declared(name, error) from error
             if is_doubtful or read != given:
                 check(given, read)
             return read
@@ -87,6 +90,16 @@ class Exactness(msgspec.Struct, frozen=True):
             return read
 
         return read_deep if self.deep else read_back
+
+
+def _not_declared(name: str, error: msgspec.ValidationError) -> HandlerFailed:
+    """Say where a value is that no reader takes; types and bounds are told, and never the value."""
+    what, _, place = str(error).partition(" - at ")
+    told = what if what.startswith("Expected ") else "another type or form"
+    return HandlerFailed(
+        f"{name} was given a value that it does not declare at {place or '`$`'}: {told}. "
+        f"Nothing was written: give the declared type."
+    )
 
 
 # -- studying a class -----------------------------------------------------------------------------

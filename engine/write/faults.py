@@ -1,8 +1,9 @@
 """Whose fault it is that a command failed: of the code that decided it, or of what was sent.
 
 Rules: a text with half a character can be stored nowhere, and some texts can be neither claimed
-nor tags. If the command itself has that text, its caller must send another one. Nothing is looked
-at before a command has failed, and a field of the command is named, never its value.
+nor tags. A bool is an int to a type checker, and to no reader of JSON. If the command itself has
+that value, its caller must send another one. Nothing is looked at before a command has failed, and
+a field of the command is named, never its value.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def fault_of_the_caller(command: Command, cause: BaseException) -> InvalidInput 
         for field in command.__struct_fields__:
             if _has_half(getattr(command, field)):
                 return _told(command, field, "has half a character (a lone surrogate)")
+    elif isinstance(behind, msgspec.ValidationError):
+        return _of_another_type(command)
     elif isinstance(behind, InvalidInput):
         for field in command.__struct_fields__:
             value = getattr(command, field)
@@ -31,6 +34,20 @@ def fault_of_the_caller(command: Command, cause: BaseException) -> InvalidInput 
                 return _told(command, field, f"cannot be claimed: {behind}")
             if isinstance(value, str | int) and no_tag(str(value)) == str(behind):
                 return _told(command, field, f"cannot be a tag: {behind}")
+    return None
+
+
+def _of_another_type(command: Command) -> InvalidInput | None:
+    """Look whether the command itself has what no reader of JSON takes for its types."""
+    try:
+        msgspec.json.decode(msgspec.json.encode(command), type=type(command))
+    except msgspec.ValidationError as error:
+        return InvalidInput(
+            f"{type(command).__name__} has a value of another type than it declares: {error}. "
+            f"Nothing was written: give the declared type."
+        )
+    except Exception:  # JSON does not know one of its types: whose fault it is stays open
+        return None
     return None
 
 

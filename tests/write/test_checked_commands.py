@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import cast
 
 import pytest
@@ -195,3 +195,57 @@ async def test_half_a_character_is_the_callers_fault_where_the_caller_gave_it(
         assert bool(caplog.records) == (blamed is HandlerFailed)
         assert (await engine.state(Jar, "j-1")).text == "before"
         assert (await engine.execute(Label("j-1", "after"))).version == 2
+
+
+class Book(Command):
+    room: Id
+    day: date
+    guests: int = 1
+    extra: int = 0
+
+
+class Booked(Event, name="booked"):
+    day: date
+    guests: int
+
+
+class Room(Aggregate, kind="room"):
+    booked: int = 0
+
+    @handles
+    def book(self, command: Book) -> Booked:
+        guests = True if command.guests == 9 else command.guests  # a mistake of the handler
+        return Booked(command.day, guests)
+
+    @applies
+    def on(self, event: Booked) -> None:
+        self.booked += event.guests
+
+
+DAY = date(2026, 1, 2)
+LATER = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("key", [None, "k-1"])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (Book("1", DAY, guests=True), r"Book .*: Expected `int`, got `bool` - at `\$.guests`"),
+        (Book("1", LATER), r"Book .* - at `\$.day`"),
+    ],
+)
+async def test_what_python_takes_and_no_event_does_is_the_callers_fault(
+    command: Book, told: str, key: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Engine([Room]) as engine:
+        with pytest.raises(InvalidInput, match=told):
+            await engine.execute(command, key=key)
+        assert not caplog.records
+        assert (await engine.execute(Book("1", DAY), key=key)).version == 1
+
+
+async def test_what_a_handler_gives_an_event_is_told_by_its_path() -> None:
+    async with Engine([Room]) as engine:
+        with pytest.raises(HandlerFailed, match=r"booked .* at `\$.guests`: Expected `int`"):
+            await engine.execute(Book("1", DAY, guests=9))
+        assert (await engine.execute(Book("1", DAY, extra=True))).version == 1  # no event has it
