@@ -17,7 +17,8 @@ import msgspec
 
 from ..errors import Damaged, DefinitionError, EventUnread, HandlerFailed
 from ..runtime.safely import as_error
-from .exact import decode_deep, exactness_of
+from .depth import decode_deep
+from .exact import exactness_of
 from .messages import Event, Meta
 from .personal import PersonalForm, Sealer, personal_form
 from .private import private_fields

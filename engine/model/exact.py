@@ -11,7 +11,6 @@ event, store or loop.
 from __future__ import annotations
 
 import dataclasses
-import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, time
@@ -24,17 +23,15 @@ from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..limits import NESTING_MAX
-from ..runtime.machine import on_fresh_stack
 from .annotations import struct_of
+from .depth import decode_deep, nesting
 
 __all__ = [
     "Exactness",
     "change_of",
-    "decode_deep",
     "exactness_of",
     "holds_itself",
     "mixed_fields",
-    "nesting",
     "refuse_unencodable",
 ]
 
@@ -477,29 +474,3 @@ def _told(given: Any, read: Any, where: str) -> str:
         f"{where} was given as {one} and would be read back as {other}: give the declared type, or "
         f"declare {one}"
     )
-
-
-# -- depth ----------------------------------------------------------------------------------------
-
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-
-
-def nesting(payload: bytes) -> int:
-    """Give how deep JSON is nested, or a number above it that is within NESTING_MAX."""
-    opened = payload.count(b"[") + payload.count(b"{")
-    if opened <= NESTING_MAX:
-        return opened
-    depth = deepest = 0
-    for bracket in _STRING.sub(b"", payload).translate(None, _NO_BRACKETS):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def decode_deep(decode: Callable[[bytes], T], payload: bytes) -> T:
-    """Decode; where the stack of the moment is too short, on one of its own."""
-    try:
-        return decode(payload)
-    except RecursionError:
-        return on_fresh_stack(lambda: decode(payload))

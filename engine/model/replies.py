@@ -20,7 +20,8 @@ from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..runtime.safely import as_error
-from .exact import Exactness, change_of, decode_deep, exactness_of
+from .depth import decode_deep
+from .exact import Exactness, change_of, exactness_of
 from .numbers import Names, changed_number, names_in, with_names, without_names
 
 __all__ = ["ReplyForm", "reply_form"]

@@ -18,7 +18,8 @@ import msgspec
 from ..errors import DefinitionError, HandlerFailed, InvalidInput
 from ..limits import Limits
 from .checking import checked_copy
-from .exact import Exactness, decode_deep, exactness_of
+from .depth import decode_deep
+from .exact import Exactness, exactness_of
 from .given import SECONDS_MAX, as_seconds, as_text, shown
 from .ids import as_id, check_id
 from .messages import Command, check_name

@@ -22,7 +22,7 @@ from engine import Aggregate, Command, Engine, Event, Id, applies, handles
 from engine.errors import DefinitionError, HandlerFailed
 from engine.limits import NESTING_MAX
 from engine.model.codec import EventRegistry
-from engine.model.exact import decode_deep, nesting
+from engine.model.depth import decode_deep, nesting
 
 ODD = timezone(timedelta(hours=-3, minutes=-6, seconds=-28))
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -233,6 +233,7 @@ LATER = datetime(2026, 1, 2, tzinfo=UTC)
         (Book("1", DAY, guests=True), r"Book .*: Expected `int`, got `bool` - at `\$.guests`"),
         (Book("1", LATER), r"Book .* - at `\$.day`"),
     ],
+    ids=["bool", "datetime"],
 )
 async def test_what_python_takes_and_no_event_does_is_the_callers_fault(
     command: Book, told: str, key: str | None, caplog: pytest.LogCaptureFixture

@@ -251,7 +251,10 @@ WRONG: Sequence[tuple[Gives, str]] = [
     (lambda one, other: [To(one, Withdrawn(1)), To(other, Withdrawn(1))], "applies it"),
     (lambda one, other: [To(one, A), To(other, A), To(one)], "names account:one twice"),
     (lambda one, other: [To(one, A), To(other, *[A] * 4_096)], "Limits.command_events"),
-    (lambda one, other: [To(one, Deposited(WORD))], "failed on Odd"),
+    (
+        lambda one, other: [To(one, Deposited(WORD))],
+        "deposited was given a value that it does not declare",
+    ),
     (lambda one, other: [To(other, A), To(one, Deposited(666))], "failed on Odd"),
     (lambda one, other: 1 // 0, "ZeroDivisionError"),
 ]
