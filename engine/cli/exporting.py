@@ -45,8 +45,8 @@ If WHERE ends with a slash, or is a folder, each run adds a file of the events t
 There --format gives the form. The names of the files say which positions they have.
 --since says where a new folder begins, and --until how far this run goes.
 
-JSON lines have all that an event means, with its checksum: `import` makes the same log of them,
-unless some of it is encrypted for a person.
+JSON lines have all that an event means, with its checksum: `import` makes the same log of them.
+It refuses what is encrypted for a person.
 Payloads and headers are what people wrote. --omit leaves a field of all payloads out.
 With --app what its classes mark as `Private` or `Personal` is left out, of events and of views.
 Parquet and CSV never have what is encrypted.

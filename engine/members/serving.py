@@ -458,4 +458,4 @@ def _done(number: int, receipt: Receipt) -> Done:
     given = receipt.reply
     reply = None if given is None else msgspec.json.encode(given)
     place = receipt.stream, receipt.version, receipt.position
-    return Done(number, *place, reply, receipt.others, names_in(given))
+    return Done(number, *place, reply, receipt.others, tuple(names_in(given)))

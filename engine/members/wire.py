@@ -159,7 +159,7 @@ class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
     """As JSON, where the command declares a reply."""
     others: tuple[tuple[str, int], ...] = ()
     """Of a joint decision: stream and version of its further aggregates."""
-    names: Sequence[tuple[int, str]] = ()
+    names: tuple[tuple[int, str], ...] = ()
     """Numbers of enums in the reply, and what they are called where it was given."""
 
 

@@ -112,8 +112,8 @@ class Consumer:
       header `foldline-reason`.
     - `window`: messages that are taken and not yet acknowledged, at most.
     - `tries`: how often a command is tried that fails by the aggregate's own code, or is not
-      decided within its deadline, with waits up to half a second. One whose handler does not reach
-      another service is tried for over an hour, with waits up to 5 seconds.
+      decided within its deadline. The waits between are up to half a second. If a handler does not
+      reach another service, the command is tried for over an hour, with waits up to 5 seconds.
     - `allow`, `tls`: as for a Relay.
 
     Raises DefinitionError.

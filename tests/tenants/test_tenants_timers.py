@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,9 +187,18 @@ async def test_one_that_is_restored_is_woken_and_one_that_is_removed_forgotten(
 ) -> None:
     monkeypatch.setattr(waking, "_NAMES_SECONDS", 0.02)
     clock, folder = ManualClock(START), tmp_path / "data"
+    looked: list[str] = []
+    look: Any = waking.Waking._look_at
+
+    async def noted(self: waking.Waking, name: str, *more: int | None) -> None:
+        await look(self, name, *more)
+        looked.append(name)
+
+    monkeypatch.setattr(waking.Waking, "_look_at", noted)
     async with tenants_of(folder, clock) as tenants:
         await switched_on(tenants, "blue", "green")
         await closed(tenants, clock)
+        await until(lambda: looked.count("blue") == 2)  # it is not read as it is moved
         folder.joinpath("blue.db").rename(tmp_path / "kept.db")
         clock.advance(3_600)
         await until(lambda: fired() == ["green"])
@@ -223,11 +233,13 @@ async def test_what_another_process_has_set_is_fired_though_nobody_opens_the_ten
 async def test_who_joins_a_tenant_at_work_leaves_its_timers_to_the_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tenants_module, "_ELSEWHERE_SECONDS", 0.0, raising=False)
+    monkeypatch.setattr(tenants_module, "_ELSEWHERE_SECONDS", 0.0)
     clock = ManualClock(START)
     async with tenants_of(tmp_path, clock, fire_timers=False, join=True) as owners:
         await switched_on(owners, "blue")
         async with owners.engine("blue"), tenants_of(tmp_path, clock, join=True) as tenants:
+            waking_up: Any = tenants._waking
+            await until(lambda: waking_up._times)  # it has looked before the owner fires
             clock.advance(30 * 60)
             await until(lambda: tenants.statistics().woken == 1)
             await until(lambda: fired() == ["blue"])
