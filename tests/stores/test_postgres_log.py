@@ -349,12 +349,16 @@ async def test_a_commit_is_synced_though_its_session_was_set_otherwise(
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("default_transaction_isolation", "serializable"), ("standard_conforming_strings", "off")],
+    [
+        ("default_transaction_isolation", "serializable"),
+        ("standard_conforming_strings", "off"),
+        ("session_replication_role", "replica"),
+    ],
 )
 async def test_what_changes_the_meaning_of_statements_is_refused_by_name(
     postgres: Server, schema: str, setting: str, value: str
 ) -> None:
-    """It hides what others have committed, or lets a backslash in a text escape."""
+    """It hides what others have committed, lets a backslash escape, or turns triggers off."""
     role = f"strict_{schema}"
     await asked(postgres, f"CREATE ROLE {role} LOGIN SUPERUSER")
     await asked(postgres, f"ALTER ROLE {role} SET {setting} = {value}")

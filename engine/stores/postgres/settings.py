@@ -27,6 +27,7 @@ _SETTINGS: Final = (
     "server_encoding",
     "default_transaction_isolation",
     "standard_conforming_strings",
+    "session_replication_role",
 )
 _WANTED: Final[dict[Weakness, str]] = {
     "fsync": "a crash of the machine damages the whole database",
@@ -37,6 +38,7 @@ _NEEDED: Final = (
     ("server_encoding", "UTF8"),
     ("default_transaction_isolation", "read committed"),
     ("standard_conforming_strings", "on"),
+    ("session_replication_role", "origin"),  # otherwise no trigger guards the log
 )
 _READ: Final = "SELECT pg_catalog.pg_is_in_recovery()::text, " + ", ".join(
     f"pg_catalog.current_setting('{name}')" for name in _SETTINGS

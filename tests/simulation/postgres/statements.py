@@ -383,7 +383,7 @@ _MIGRATIONS: Final = {
 }
 """By what is in them besides functions: the version that they lead to."""
 _KNOWN: Final[dict[str, Statement]] = {
-    "c5537853": _at_once(_settings),
+    "91abb800": _at_once(_settings),
     "5a88981a": _at_once(_no_guard_missing),
     "e05d9e23": _at_once(_exists),
     "d67eddae": _at_once(_version),

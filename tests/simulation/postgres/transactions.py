@@ -43,7 +43,8 @@ class Settings(msgspec.Struct):
         return (
             *("true" if self.standby else "false", self.fsync, self.full_page_writes),
             *(self.synchronous_commit, self.standby_names),
-            *(f"{float(self.version):.0f}0000", self.version, "UTF8", "read committed", "on"),
+            *(f"{float(self.version):.0f}0000", self.version, "UTF8"),
+            *("read committed", "on", "origin"),
         )
 
 
