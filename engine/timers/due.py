@@ -5,7 +5,7 @@ Rules:
   on nothing is known, and the store has to be asked.
 - What changes while the store is asked is not believed as it was read: it is read again.
 - A timer that was taken away or set anew since it was read is not given. Nor is one that an
-  operator acts on.
+  operator acts on, or one whose stream or name is damaged, which is logged once.
 
 It sends nothing, sleeps for nobody, and writes nothing.
 """
@@ -13,6 +13,7 @@ It sends nothing, sleeps for nobody, and writes nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Collection, Generator
 from typing import Final
@@ -34,8 +35,11 @@ _PAGE: Final = 1_024
 class DueTimers:
     """What one engine knows of the timers that come next."""
 
-    def __init__(self, store: Store, clock: Clock, sent: Collection[Sent]) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, sent: Collection[Sent], logger: logging.Logger
+    ) -> None:
         """Take the log, and those that were sent and are not settled: none of them is read."""
+        self._logger = logger
         self._store = store
         self._clock = clock
         self._sent = sent
@@ -49,6 +53,8 @@ class DueTimers:
         """What changes while the store is asked."""
         self._held: set[TimerKey] = set()
         """Those that an operator acts on."""
+        self._damaged: set[TimerKey] = set()
+        """Those of which it was told."""
 
     @property
     def next(self) -> int:
@@ -140,6 +146,18 @@ class DueTimers:
             self.look_at(timer.next)  # what became of it is read next
         elif timer.key in self._held:
             pass  # read again when it is let go
+        elif not timer.command:
+            self._tell_damaged(timer)
         elif (*timer.key, timer.position) not in self._sent:
             self._ahead.append(timer)
             self._wanted[timer.key] = timer.position
+
+    def _tell_damaged(self, timer: WaitingTimer) -> None:
+        if timer.key not in self._damaged:
+            self._damaged.add(timer.key)
+            self._logger.error(
+                "the timer %r of %r is not run, since one of these names is damaged: a text in it "
+                "is no UTF-8. Run `foldline verify` on the log, and restore a backup",
+                timer.name[:100],
+                timer.stream[:100],
+            )

@@ -113,7 +113,7 @@ class Firing:
         """The time for which it sleeps; 0 while it is awake."""
         self._sent: dict[Sent, WaitingTimer] = {}
         """Those that were sent and are not settled."""
-        self._due = DueTimers(store, ports.clock, self._sent.keys())
+        self._due = DueTimers(store, ports.clock, self._sent.keys(), logger)
         self.may_begin = Bell()
         """Rung when what operators have asked for in advance is done, or need not be waited for."""
         self._turned_away = False

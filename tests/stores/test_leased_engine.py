@@ -176,12 +176,15 @@ async def test_an_engine_that_stood_still_writes_nothing_behind_the_next_one(
         assert process.stderr is not None
         acknowledged = [process.stdout.readline().strip() for _ in range(100)][1:]
         process.send_signal(signal.SIGSTOP)
-        async with engine_of(server, f"sqlite:{tmp_path / 'others.db'}") as engine:
-            process.send_signal(signal.SIGCONT)
-            receipt = await engine.execute(Add("c-0", 1), key="next")
-            acknowledged += process.stdout.read().split()
-            failure = process.stderr.read()
-            await engine.execute(Add("c-0", 1), key="last")
+        try:
+            async with engine_of(server, f"sqlite:{tmp_path / 'others.db'}") as engine:
+                process.send_signal(signal.SIGCONT)
+                receipt = await engine.execute(Add("c-0", 1), key="next")
+                acknowledged += process.stdout.read().split()
+                failure = process.stderr.read()
+                await engine.execute(Add("c-0", 1), key="last")
+        finally:
+            process.kill()  # whatever failed, nobody waits for a process that stands still
     found = await keys_in(server)
 
     assert "another engine has taken the log" in failure

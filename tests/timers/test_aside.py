@@ -366,9 +366,9 @@ async def test_what_is_set_aside_is_told_before_it_is_counted(clock: ManualClock
 DAMAGE = ["metadata = x'ff'", "payload = x'ff'", *(f"{c} = CAST(x'ff' AS TEXT)" for c in TEXTS)]
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("damage", DAMAGE, ids=[each.split()[0] for each in DAMAGE])
 async def test_a_timer_that_is_damaged_keeps_no_other_from_its_time(
-    tmp_path: Path, clock: ManualClock, damage: str
+    tmp_path: Path, clock: ManualClock, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "log.db"
     async with opened(f"sqlite:{path}", clock) as engine:
@@ -384,4 +384,11 @@ async def test_a_timer_that_is_damaged_keeps_no_other_from_its_time(
     async with opened(f"sqlite:{path}", clock) as engine:
         await until(lambda: ("off", "b") in [run[:2] for run in runs])
         await engine.execute(SwitchOn("c", 1))
+        for _ in range(5):
+            clock.advance(2)  # all are asked for again
+            await engine.execute(SwitchOn("d", 0))
+        await until(lambda: ("off", "d") in [run[:2] for run in runs])
         assert engine.failed is None
+    if damage.startswith(("name", "stream")):
+        assert caplog.text.count("a text in it is no UTF-8. Run `foldline verify`") == 1
+        assert "is tried again" not in caplog.text

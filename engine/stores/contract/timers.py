@@ -100,6 +100,7 @@ class WaitingTimer(msgspec.Struct, frozen=True, gc=False, array_like=True):
     version: int
     """Of the same event in its stream."""
     command: str
+    """Empty where stream or name are damaged: nothing could take it away, so it is not run."""
     payload: bytes
     metadata: bytes
     next: int

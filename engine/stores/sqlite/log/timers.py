@@ -131,10 +131,7 @@ def settle_timers(connection: Any, settled: Sequence[SettledTimer]) -> int:
 
 
 def read_due(connection: Any, after: DuePlace, until: int, timers_max: int) -> list[WaitingTimer]:
-    """Give a page of those that are due, in order.
-
-    One whose name is damaged has no command that could be run, since nothing could take it away.
-    """
+    """Give a page of those that are due, in order; also those whose name is damaged."""
     return [_due(row) for row in run(connection, _DUE, (*after, until, timers_max))]
 
 
@@ -154,9 +151,8 @@ def count_timers(connection: Any) -> tuple[int, int, int]:
 def _due(row: tuple[Any, ...]) -> WaitingTimer:
     stream, name = row[0].decode(errors="replace"), row[1].decode(errors="replace")
     timer = _timer(stream, name, *row[2:])
-    if (stream.encode(), name.encode()) == row[:2]:
-        return timer
-    return msgspec.structs.replace(timer, command=f"{timer.command} of a damaged timer")
+    is_damaged = (stream.encode(), name.encode()) != row[:2]
+    return msgspec.structs.replace(timer, command="") if is_damaged else timer
 
 
 def _timer(*columns: Any) -> WaitingTimer:
