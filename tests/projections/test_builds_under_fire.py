@@ -16,6 +16,7 @@ from engine import (
     Views,
     answers,
 )
+from engine.projections import runner
 from engine.projections.projector import Projector
 from tests.projections.summing import (
     AILING,
@@ -37,6 +38,7 @@ from tests.projections.summing import (
     status,
     summing,
     sums,
+    work_of,
 )
 from tests.support.counters import Counter
 from tests.support.faults import Hold
@@ -53,6 +55,41 @@ async def test_a_swap_that_fails_is_tried_again_though_nothing_happens(file: str
 
         assert failing.times == 0
         assert [b.state for b in (await status(engine)).builds] == ["former", "serving"]
+
+
+@pytest.mark.parametrize("projection", [Stopping, Sliced])
+async def test_a_swap_whose_answer_is_lost_stops_nothing(
+    url: str, projection: type[Projection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former build is not written any more, which is no failure; the swap is made once."""
+    async with filled(projection, url, "a") as engine:
+        running, swap = work_of(engine), engine._views.swap
+        monkeypatch.setattr(runner, "SWAP_AGAIN_SECONDS", 3_600.0)
+        lost = asyncio.Event()
+
+        async def loses(*args: Any) -> None:
+            await swap(*args)
+            if not lost.is_set():
+                lost.set()
+                raise StoreFailed("the line broke", written=None, passes=True)
+
+        monkeypatch.setattr(engine._views, "swap", loses)
+        await engine.projections.rebuild("sums")
+        await lost.wait()
+        position = await add(engine, "a")
+        numbers = engine.statistics
+        await until(lambda: numbers().projectors["sums"].state in ("retrying", "stopped"))
+        retrying = numbers().projectors["sums"].retrying
+        assert retrying is not None
+        assert "build 1 of projection 'sums' serves no more" in retrying.cause
+        running._swap_after = 0.0
+        running._wake.set()
+
+        assert await sums(engine, at=position) == {"a": 2}
+        await rebuilt(engine)
+        assert [b.state for b in (await status(engine)).builds] == ["former", "serving"]
+        decided = [made.kind for made in await engine.projections.decisions("sums")]
+        assert decided == ["rebuild", "swap"]
 
 
 async def test_a_query_waits_on_while_a_swap_fails(file: str) -> None:

@@ -12,13 +12,21 @@ from typing import Any
 
 import msgspec
 
-from ...errors import StoreRefused, UsageError
+from ...errors import EngineError, StoreFailed, StoreRefused, UsageError
 from ...model.projection import ProjectionDefinition
 from ...model.rows import RowShape
 from ...model.shape import CLASSES_MAX, schema_hash
 from .outside import Found
+from .views import Part
 
-__all__ = ["definition_hash", "numbered", "served_position", "serving", "sinks_of"]
+__all__ = [
+    "definition_hash",
+    "moved_elsewhere",
+    "numbered",
+    "served_position",
+    "serving",
+    "sinks_of",
+]
 
 
 def definition_hash(definition: ProjectionDefinition) -> str:
@@ -73,6 +81,29 @@ def numbered(builds: Sequence[Found], number: int, projection: str) -> Found:
             return build
     there = [build.number for build in builds]
     raise UsageError(f"projection {projection!r} has no build {number}: there are {there}")
+
+
+def moved_elsewhere(
+    part: Part, position: int, builds: Sequence[Found], builder: str | None
+) -> EngineError:
+    """Say why a part's checkpoint could not be moved from where its writer left it.
+
+    A build whose own writer has swapped another in is no fault: that writer was not told of it, as
+    where the answer was lost. Its swap is tried again, and found done.
+    """
+    name, at = part.definition.name, (part.definition.name, part.build)
+    own = next((b for b in builds if (b.projection, b.number) == at), None)
+    if own is not None and own.state == "former" and own.builder == builder:
+        return StoreFailed(
+            f"build {part.build} of projection {name!r} serves no more: another build was swapped "
+            f"in. Nothing was written; this worker rests until that swap is known here",
+            written=False,
+            passes=True,
+        )
+    return StoreRefused(
+        f"the views of projection {name!r} are not at position {position} any more, where this "
+        f"worker left them: another worker writes them. Nothing was written; stop one of the two."
+    )
 
 
 def served_position(

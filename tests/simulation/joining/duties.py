@@ -118,14 +118,12 @@ class DutiesWorld(JoiningWorld):
     """What a seed makes."""
 
     steps_max = 1_500_000
-    follow_seconds = 9.0 + 2 * LEASE_SECONDS
-    """Whoever has died is waited for, then slices are gathered, and all that it did is begun anew.
-
-    On a slow disk each of their commits takes a second.
-    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
+        # Whoever has died is waited for, then slices are gathered, and all that it did is begun
+        # anew: some fifteen commits, one behind the other, and each may wait for a standby.
+        self.follow_seconds = 9.0 + 2 * LEASE_SECONDS + 15 * self.server.standby_seconds
         self.server.on_committed = self._committed
         self._writers: dict[tuple[str, int], int] = {}
 
@@ -153,6 +151,10 @@ class DutiesWorld(JoiningWorld):
         for problem in wrong_views(self.server.tables):
             if len(self.story.problems) < 5:
                 self.problem(f"P9: after a commit of life {owner}: {problem}")
+
+    def _told_of(self, slot: list[JoiningLife]) -> str:
+        reached = {name: reached_of(self.server.tables, name) for name in NAMES}
+        return f"{super()._told_of(slot)}, and the projections are at {reached}"
 
     def _lacks(self, slot: list[JoiningLife]) -> bool:
         tables = self.server.tables

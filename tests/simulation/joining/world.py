@@ -388,10 +388,7 @@ class JoiningWorld(World):
                 end = min(last, self.loop.time() + self.follow_seconds)
             await asyncio.sleep(0.1)
         for slot in filter(self._lacks, slots):
-            log = self.server.tables.events
-            self.problem(
-                f"P20: {slot[-1].followed} of {len(log)} events were shown, and all is well"
-            )
+            self.problem(f"P20: {self._told_of(slot)}, and all is well")
         over.set()
         for slot in slots:
             slot[-1].leaves.set()
@@ -402,6 +399,9 @@ class JoiningWorld(World):
 
     def _lacks(self, slot: list[JoiningLife]) -> bool:
         return slot[-1].followed < len(self.server.tables.events)
+
+    def _told_of(self, slot: list[JoiningLife]) -> str:
+        return f"{slot[-1].followed} of {len(self.server.tables.events)} events were shown"
 
     async def _look_on(self, slot: list[JoiningLife], over: asyncio.Event) -> None:
         """Be a member until all is over; a start may still meet what others have left behind."""

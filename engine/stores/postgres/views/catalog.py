@@ -290,10 +290,11 @@ class Catalog(KnownBuilds[TableSql]):
                 f"build {number} of projection {definition.name!r} is built by another process "
                 f"now: it was not swapped in. Let that process end, and start the engine again"
             )
-        async with self._deciding(link, BRIEFLY):
-            await self.books_of.swap(link, serving(builds), new)
-            await self.books.add_decision(link, decision)
-            reach("views.swapping")
+        if new.state != "serving":  # else the answer to a former call of this was lost
+            async with self._deciding(link, BRIEFLY):
+                await self.books_of.swap(link, serving(builds), new)
+                await self.books.add_decision(link, decision)
+                reach("views.swapping")
         reach("views.swapped")
         await self._know(link, [definition])
 

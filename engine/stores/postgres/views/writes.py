@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ....errors import RowRefused, StoreFailed, StoreRefused
 from ....model.rows import Flat, Scalar
+from ...contract.builds import moved_elsewhere
 from ...contract.views import Changes, Checkpoint, Part, row_of_another
 from ..failures import described_failure, sqlstate_of
 from .catalog import Catalog
@@ -174,8 +175,5 @@ class Writes:
                     written=False,
                     passes=True,
                 )
-            raise StoreRefused(
-                f"the views of projection {definition.name!r} are not at position "
-                f"{before.position} any more, where this worker left them: another worker writes "
-                f"them. Nothing was written; stop one of the two."
-            )
+            builds = await catalog.books_of.read(link)
+            raise moved_elsewhere(part, before.position, builds, catalog.builder)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import apsw
 
 from ....errors import StoreRefused
+from ...contract.builds import moved_elsewhere
 from ...contract.views import Changes, Checkpoint, Part
 from ..connection import run
+from .builds import read_builds
 from .catalog import Catalog
 
 __all__ = ["checkpoint_of", "move_checkpoint"]
@@ -33,7 +35,7 @@ def checkpoint_of(connection: apsw.Connection, part: Part, path: str) -> Checkpo
 
 
 def move_checkpoint(connection: apsw.Connection, changes: Changes, keeper: Catalog) -> None:
-    """Move a checkpoint over what was written; raise StoreRefused where it stands elsewhere."""
+    """Move a checkpoint over what was written; raise what prevents that."""
     part, before, after = changes.part, changes.before, changes.after
     definition = part.definition
     assert after.position >= before.position, "a checkpoint never goes back"
@@ -59,8 +61,4 @@ def move_checkpoint(connection: apsw.Connection, changes: Changes, keeper: Catal
         ),
     )
     if connection.changes() != 1:
-        raise StoreRefused(
-            f"the views of projection {definition.name!r} are not at position "
-            f"{before.position} any more, where this worker left them: another worker writes "
-            f"them. Nothing was written; stop one of the two."
-        )
+        raise moved_elsewhere(part, before.position, read_builds(connection), keeper.builder)
