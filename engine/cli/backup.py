@@ -21,6 +21,7 @@ from ..outside.copying import transfer
 from ..runtime.ports import Ports
 from .options import DONE, FAILED, USAGE, log_file, path, some
 from .output import say, tell
+from .personal import tell_of_keys
 from .printing import counted
 from .progress import Shown, ending_tidily
 
@@ -98,6 +99,7 @@ def _run(options: argparse.Namespace) -> int:
             shown.end()
         assert target.manifest is not None, "a backup that was made has a manifest"
         _tell(place, target.manifest, done.resumed_at)
+        tell_of_keys(options.file)
         if options.check:
             _check(place)
     return DONE

@@ -18,6 +18,7 @@ from ..runtime.ports import Ports
 from ..stores.contract.backend import CopiesFiles, Outside
 from .options import DONE, FAILED, USAGE, log_file
 from .output import say, tell
+from .personal import tell_of_keys
 from .printing import counted
 from .progress import Shown, ending_tidily
 
@@ -84,6 +85,7 @@ def _run(options: argparse.Namespace) -> int:
             copied = source.copy(options.to.name, damaged=options.damaged)
             beside = "" if copied.views is None else f", with its views in {copied.views}"
             say(f"copied to position {copied.head.position:,}{beside}")
+            tell_of_keys(options.file)
             return DONE
         if options.file.name == options.to.name:
             raise UsageError(f"{options.to.name} is the log itself: name another place")
@@ -99,6 +101,7 @@ def _run(options: argparse.Namespace) -> int:
         finally:
             shown.end()
     _tell(done)
+    tell_of_keys(options.file)
     return DONE
 
 

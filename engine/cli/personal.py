@@ -1,4 +1,4 @@
-"""`foldline personal`: erases a person from a log, tells all that it knows of one, lists erasures.
+"""`foldline personal`: erases a person from a log, tells what it knows of one, copies the keys.
 
 Rules: the log may be in use by its engine or at rest. To erase, the key is destroyed here and now.
 What was made of the data is let go of by the engine that runs, or by the next one as it starts: the
@@ -18,32 +18,34 @@ from typing import Any, Final
 import msgspec
 
 from ..engine import Engine
-from ..errors import Damaged, StoreLocked, UsageError
+from ..errors import Damaged, DefinitionError, StoreLocked, UsageError
 from ..model.personal import is_subject
 from ..outside.personal import known_of
 from ..personal.vault import Vault
 from ..running import run
+from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
-from ..stores.contract.keys import Erasure
+from ..stores.contract.backend import Backend
+from ..stores.contract.keys import Erasure, KeysInFile, PlacedKeys
 from ..stores.contract.outside import LogReader
 from ..stores.urls import open_keys
 from .application import APP_HELP, engine_of
 from .layout import time_text
-from .options import DONE, FAILED, USAGE, named_log, seconds
+from .options import DONE, FAILED, USAGE, named_log, path, seconds
 from .output import Output, tell
 from .printing import counted
 from .tables import Column, Table, numbers
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "tell_of_keys"]
 
 NOT_YET: Final = 3
 WAIT_SECONDS: Final = 10
 LOOK_SECONDS: Final = 0.1
 
 _DESCRIPTION = """\
-Erase a person from a log, show all that it knows of one, and list who was erased. It is about the
-fields of events that are declared as Personal. The keys are found beside a log in a file; give
---keys if they are elsewhere. At rest no `authorize` is asked."""
+Erase a person from a log, show all that it knows of one, list who was erased, and copy the keys
+into a new file. It is about the fields of events that are declared as Personal. The keys are found
+beside a log in a file; give --keys if they are elsewhere. At rest no `authorize` is asked."""
 
 _EPILOG = f"""\
 {APP_HELP}
@@ -86,6 +88,9 @@ def add_parser(subparsers: Any) -> None:
     action = _add(actions, "show", "show all events with personal fields of a person, as JSON")
     _add_subject(action)
     action.set_defaults(run=partial(_run, _show))
+    action = _add(actions, "copy", "copy the file of the keys, while an engine has it or not")
+    action.add_argument("to", type=path, metavar="TO", help="a new file")
+    action.set_defaults(run=partial(_run, _copy))
     action = _add(actions, "list", "list who was erased, the oldest first")
     action.add_argument("--json", action="store_true", help="one JSON object a line")
     action.set_defaults(run=partial(_run, _list))
@@ -194,6 +199,27 @@ async def _show(options: argparse.Namespace) -> int:
         tell(f"{told}. The first: {unread[0]}")
         return FAILED
     return DONE
+
+
+async def _copy(options: argparse.Namespace) -> int:
+    async with _opened(options, only_reads=True) as (_, vault):
+        keys = vault.store
+        if not isinstance(keys, KeysInFile):
+            raise UsageError(f"{keys!r} is no file: copy the keys with what their server has")
+        keys.copy(options.to)
+    tell(f"copied: whoever has {options.to} and the log reads all of its personal data")
+    return DONE
+
+
+def tell_of_keys(log: Backend) -> None:
+    """Say that a copy of a log lacks the keys in the file beside it, if there is one."""
+    with suppress(DefinitionError):
+        keys = open_keys(log.log(), None)
+        if isinstance(keys, PlacedKeys) and asyncio.run(keys.missing(Ports())) is None:
+            tell(
+                f"its keys of personal data are not in it, without which nobody reads these "
+                f"fields: copy them apart, with `{COMMAND} personal copy`"
+            )
 
 
 async def _list(options: argparse.Namespace) -> int:

@@ -56,6 +56,29 @@ async def test_a_key_is_on_the_disk_before_what_it_encrypts(tmp_path: Path) -> N
     assert seen == [1, 2]
 
 
+async def test_an_emptied_file_of_keys_keeps_the_write_ahead_log_that_has_them(
+    tmp_path: Path,
+) -> None:
+    """SQLite removes it where a connection is opened to an empty file."""
+    store, keys, wal = (
+        tmp_path / "hotel.db",
+        tmp_path / "hotel.keys.db",
+        tmp_path / "hotel.keys.db-wal",
+    )
+    async with hotel(f"sqlite:{store}") as engine:
+        await two_guests(engine)
+        kept = keys.read_bytes(), wal.read_bytes()
+    keys.write_bytes(b"")
+    wal.write_bytes(kept[1])  # as a kill leaves it
+    with pytest.raises(StoreRefused, match=r"is empty, and .*-wal has"):
+        async with hotel(f"sqlite:{store}"):
+            pass
+    assert wal.read_bytes() == kept[1]
+    keys.write_bytes(kept[0])
+    async with hotel(f"sqlite:{store}") as engine:
+        assert (await engine.state(Guest, "g-1")).name == NAME
+
+
 async def test_a_lost_file_of_keys_is_damage_and_not_an_erasure(tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path}/hotel.db"
     async with hotel(store) as engine:

@@ -145,6 +145,39 @@ def test_the_command_line_makes_no_file_of_keys(
     assert not (tmp_path / "hotel.keys.db").exists()
 
 
+async def test_a_copy_of_the_keys_beside_an_engine_has_those_of_its_last_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are in the write-ahead log, which `cp` of the file leaves out."""
+    store, keys = f"sqlite:{tmp_path}/hotel.db", tmp_path / "hotel.keys.db"
+    plain, copied = tmp_path / "plain.db", tmp_path / "copied.db"
+    async with hotel(store) as engine:
+        await two_guests(engine)
+        await asyncio.to_thread(shutil.copyfile, keys, plain)
+        command = ["personal", "copy", store, str(copied)]
+        assert await asyncio.to_thread(main, command) == 0
+        before = copied.read_bytes()
+        assert await asyncio.to_thread(main, command) == 1  # it is there already
+        assert copied.read_bytes() == before
+    assert copied.stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.glob("copied.db?*"))
+    for name, status in ((copied, 0), (plain, 1)):
+        show = ["personal", "show", store, "guest:g-1", "--keys", f"sqlite:{name}"]
+        assert await asyncio.to_thread(main, show) == status
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", ["backup", "copy"])
+def test_who_copies_a_log_is_told_that_its_keys_are_not_copied(
+    tmp_path: Path, store: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, store, str(tmp_path / "other.db")]) == 0
+    assert "its keys of personal data are not in it" in capsys.readouterr().err
+    (tmp_path / "hotel.keys.db").unlink()
+    assert main([command, store, str(tmp_path / "another.db")]) == 0
+    assert "keys" not in capsys.readouterr().err
+
+
 async def test_a_member_reads_and_erases_as_the_owner_does(tmp_path: Path) -> None:
     store = f"sqlite:{tmp_path}/hotel.db"
     async with hotel(store, join=True) as owner, hotel(store, join=True) as member:

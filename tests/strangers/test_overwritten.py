@@ -108,6 +108,41 @@ async def test_an_emptied_file_keeps_the_write_ahead_log_that_belongs_to_it(tmp_
         assert (await archive.state(Counter, "a-3")).total == 1
 
 
+LOOKS = (
+    "log log.db",
+    "tail log.db",
+    "verify log.db",
+    "health log.db",
+    "timers log.db",
+    "sql log.db 'SELECT 1'",
+    "projections list log.db",
+    "export log.db --to events.jsonl",
+    "backup log.db backups",
+    "copy log.db copy.db",
+    "personal list log.db",
+)
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=[look.split()[0] for look in LOOKS])
+async def test_who_only_looks_at_an_emptied_file_leaves_its_write_ahead_log(
+    tmp_path: Path, look: str
+) -> None:
+    path = tmp_path / "log.db"
+    at_work = tmp_path / "at-work.db"
+    async with Engine([Counter], store=at_work) as engine:
+        await add(engine, FEW)
+        shutil.copyfile(f"{at_work}-wal", f"{path}-wal")  # as a kill leaves it
+    path.write_bytes(b"")
+    before = Path(f"{path}-wal").read_bytes()
+    command = f"{sys.executable} -m engine {look}"
+    looked = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (looked.returncode, len(before) > WAL_BYTES) == (1, True), looked
+    assert "log.db-wal has" in looked.stdout + looked.stderr
+    assert Path(f"{path}-wal").read_bytes() == before
+
+
 # -- what does no harm ---------------------------------------------------------------------------
 
 

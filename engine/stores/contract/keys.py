@@ -15,7 +15,7 @@ import msgspec
 
 from ...runtime.ports import Ports
 
-__all__ = ["Erasure", "KeyStore", "SubjectKey"]
+__all__ = ["CopiedKeys", "Erasure", "KeyStore", "KeysInFile", "PlacedKeys", "SubjectKey"]
 
 
 class SubjectKey(msgspec.Struct, frozen=True, gc=False):
@@ -136,4 +136,13 @@ class CopiedKeys(Protocol):
 
         With `anew` somebody begins to write by it, and nothing that he had of it before.
         """
+        ...
+
+
+@runtime_checkable
+class KeysInFile(Protocol):
+    """A store of keys that is one file, of which a copy of one moment can be made."""
+
+    def copy(self, to: str) -> None:
+        """Make it, in a new file, while it is in use or not; raise StoreRefused where it cannot."""
         ...

@@ -3,10 +3,10 @@
 Rules: what is destroyed is overwritten: SQLite zeroes what it deletes (`secure_delete`), and the
 write-ahead log is merged and cut to nothing before a destruction is told. One connection reads, in
 the event loop, without ever waiting for the one that writes, in a worker. The file has mode 0600,
-names its log, and is no part of the log's files: nothing here copies it. It is believed if it has
-the schema of ours, and no trigger of it fires here: one could swallow a key, or keep one that was
-destroyed. It is believed while its name leads to the file that was opened: a key in another one
-would be found by nobody.
+names its log, and is no part of the log's files: it is copied by itself alone. It is believed if
+it has the schema of ours, and no trigger of it fires here: one could swallow a key, or keep one
+that was destroyed. It is believed while its name leads to the file that was opened: a key in
+another one would be found by nobody.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from .connection import (
     transaction,
 )
 from .files import Files, files_of
+from .lock_files import check_beside
+from .outside.copy import copy_file
 from .place import Place
 from .shape import check_shape, harden, made, read_shape
 
@@ -141,6 +143,7 @@ class SqliteKeys:
     def _open_writer(self, ports: Ports, log_id: str) -> int:
         files = self._files = files_of(ports)
         with self._failures("opened"):
+            check_beside(self._path, files.size)
             connection = self._writer = open_writer(files, self._path)
             harden(connection)
             set_pragma(connection, "busy_timeout", BUSY_MS)
@@ -193,6 +196,10 @@ class SqliteKeys:
                 f"the keys {self._path} are of another log, {found}, and this one is {log_id}: "
                 f"give the engine its own file of keys. Nothing was changed"
             )
+
+    def copy(self, to: str) -> None:
+        """See `KeysInFile.copy`."""
+        copy_file(self._files, self._path, to)
 
     async def close(self) -> None:
         """Close it; a second call does nothing."""

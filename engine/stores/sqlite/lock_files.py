@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ __all__ = [
     "FileId",
     "FileLock",
     "absolute",
+    "check_beside",
     "exists",
     "is_locked",
     "lives",
@@ -49,6 +51,7 @@ _NOTE: Final = re.compile(rb"(?:([1-9][0-9]{0,9})( briefly)?)? *(?:\n(/[^\n]*\n)
 """Who has the lock, and where it lies. An older release wrote the first line alone."""
 _NOTE_BYTES_MAX: Final = 8_192
 _OPENED_TRIES: Final = 10
+_WAL_HEADER_BYTES: Final = 32
 
 
 _locks: set[int] = set()
@@ -91,6 +94,20 @@ def plain_file(path: str) -> FileId | None:
     if found.st_nlink > 1 and not _is_home(path):
         raise _of_several_names(path, found.st_nlink)
     return FileId(found.st_dev, found.st_ino)
+
+
+def check_beside(path: str, size: Callable[[str], int]) -> None:
+    """Raise StoreRefused for a write-ahead log without its database, which SQLite would remove.
+
+    Must be called before the file is opened, also to read. `size` gives that of a file.
+    """
+    left = size(path + "-wal")
+    if left > _WAL_HEADER_BYTES and not size(path):
+        raise StoreRefused(
+            f"{path} is not there or is empty, and {path}-wal has {left} bytes that were written "
+            f"to it: they would be lost. Put the file back that belongs to it, or move it away. "
+            f"Nothing was changed"
+        )
 
 
 def _of_several_names(path: str, count: int) -> StoreRefused:

@@ -19,7 +19,16 @@ import apsw
 
 from ...errors import StoreRefused
 from .held_files import FileHold, check_not_inherited, connected, is_held, next_descriptor
-from .lock_files import QUIETLY, FileId, FileLock, is_locked, lives, note_in, plain_file
+from .lock_files import (
+    QUIETLY,
+    FileId,
+    FileLock,
+    check_beside,
+    is_locked,
+    lives,
+    note_in,
+    plain_file,
+)
 from .marks import FileMark
 from .room import DiskRoom
 
@@ -63,6 +72,8 @@ class SystemFiles(DiskRoom):
             found = plain_file(path)
         if not readonly:
             check_not_inherited(path, found)
+        elif found is not None:
+            check_beside(path, self.size)
         _check_descriptors()
         flags = apsw.SQLITE_OPEN_READONLY if readonly else apsw.SQLITE_OPEN_READWRITE
         likely = next_descriptor()

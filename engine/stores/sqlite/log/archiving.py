@@ -40,7 +40,7 @@ from ..connection import (
     unreadable,
 )
 from ..files import Files, files_of
-from ..lock_files import exists
+from ..lock_files import check_beside, exists
 from ..shape import harden
 from ..wal import PAGE_BYTES
 from .behind import keep_behind
@@ -56,7 +56,7 @@ from .cold import (
     detach,
     lacks,
 )
-from .damage import check_beside, read_wal
+from .damage import read_wal
 from .heads import read_types
 from .pages import read_selected
 from .schema import COLD, check_inserted, insert_events
@@ -250,7 +250,7 @@ class SqliteArchiver(SqliteStore):
                 if run(connection, _MOVED_ANY):
                     raise StoreRefused("it is not there: put that file back")
                 self._make_cold(files, path)
-            check_beside(files, path)
+            check_beside(path, files.size)
             cold = self._cold = open_writer(files, path)
             harden(cold)
             read_wal(cold, files, path)

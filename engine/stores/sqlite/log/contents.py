@@ -19,10 +19,11 @@ from ....errors import Damaged, StoreFailed, StoreRefused
 from ...contract.log import Head
 from ..connection import run, set_reading
 from ..files import Files
+from ..lock_files import check_beside
 from ..place import Place
 from ..shape import harden
 from ..wal import WalMerger
-from .damage import Wal, check_beside, check_counts
+from .damage import Wal, check_counts
 from .heads import read_head
 
 __all__ = ["Contents", "check_last"]
@@ -56,7 +57,7 @@ class Contents(Place):
     def check(self) -> None:
         """Raise as that of a place does, also where nobody may open the file any more."""
         super().check()
-        check_beside(self._files, self._path)  # SQLite would remove the write-ahead log
+        check_beside(self._path, self._files.size)  # SQLite would remove the write-ahead log
 
     def check_all(self) -> None:
         """Raise as `check` does, also where the files do not say any more what was written.
@@ -85,7 +86,6 @@ class Contents(Place):
     def _look_into(self) -> None:
         known = self._head()
         try:
-            check_beside(self._files, self._path)
             with closing(self._files.connect(self._path, readonly=True)) as connection:
                 harden(connection)
                 set_reading(connection)

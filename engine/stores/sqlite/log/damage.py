@@ -26,7 +26,6 @@ from ..files import Files
 __all__ = [
     "Wal",
     "blank_torn",
-    "check_beside",
     "check_counts",
     "check_names",
     "check_pages",
@@ -70,20 +69,6 @@ class Wal(NamedTuple):
     """Where frames of the same generation stand behind them, in bytes from the beginning."""
     version: int = 0
     """What SQLite counts of others' commits, as of this look."""
-
-
-def check_beside(files: Files, path: str) -> None:
-    """Raise StoreRefused for a write-ahead log without its database, which SQLite would remove.
-
-    Must be called before the file is opened.
-    """
-    size = files.size(path + "-wal")
-    if size > _HEADER.size and not files.size(path):
-        raise StoreRefused(
-            f"{path} is not there or is empty, and {path}-wal has {size} bytes of a log: its "
-            f"events would be lost. Put the file back that belongs to it, or move it away. Nothing "
-            f"was changed"
-        )
 
 
 def read_wal(connection: Any, files: Files, path: str) -> Wal:

@@ -44,13 +44,13 @@ from ..connection import (
 from ..disk import SeenOnDisk
 from ..files import Lock, files_of
 from ..lock import take_lock
-from ..lock_files import absolute
+from ..lock_files import absolute, check_beside
 from ..wal import PAGE_BYTES, WalMerger
 from .beside import KeptBeside
 from .cache import LogCache
 from .claims import change_claims
 from .contents import Contents
-from .damage import blank_torn, check_beside, check_counts, forgets, read_wal
+from .damage import blank_torn, check_counts, forgets, read_wal
 from .ending import Ending
 from .heads import read_head, read_kinds, read_log_id
 from .pages import read_feed, read_streams
@@ -133,7 +133,7 @@ class SqliteStore(KeptBeside, SeenOnDisk):
     def _open_file(self) -> None:
         try:
             files, path = files_of(self._ports), self.path
-            check_beside(files, path)
+            check_beside(path, files.size)
             # Nothing is known of what another life of this object has seen there.
             self._known = LogCache(path)
             self._ending = Ending(path, files)

@@ -27,7 +27,7 @@ from ..log.cold import PARTIAL, cold_path, has_moved
 from ..log.store import SqliteStore
 from .log import SqliteLogReader
 
-__all__ = ["PARTIAL", "copy_log", "place_copy", "refuse_what_is_there"]
+__all__ = ["PARTIAL", "copy_file", "copy_log", "place_copy", "refuse_what_is_there"]
 
 _ENDINGS: Final = ("", "-wal", "-shm", "-journal")
 _PAGES: Final = 2_000
@@ -66,6 +66,16 @@ def copy_log(files: Files, path: str, to: str, *, damaged: bool = False) -> Copi
             place_copy(files, target)
             stack.enter_context(_taken_away(files, target))
     return Copied(head, views_to if has_views else None)
+
+
+def copy_file(files: Files, path: str, to: str) -> None:
+    """Copy the file `path` alone to the file `to`, as it is at one moment."""
+    for target in (to, to + PARTIAL):
+        refuse_what_is_there(target)
+    _make(files, to + PARTIAL)
+    with _taken_away(files, to + PARTIAL):
+        _copy(files, path, to + PARTIAL)
+        place_copy(files, to)
 
 
 _LEFT: Final = (
