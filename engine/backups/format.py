@@ -102,6 +102,12 @@ class Manifest(msgspec.Struct, frozen=True):
     sha256: str = ""
     """Of this manifest without it."""
 
+    def files(self) -> set[str]:
+        """Give the names of all files that it is made of."""
+        return {segment.file.name for segment in self.segments} | {
+            file.name for file in self.beside
+        }
+
 
 class _Head(msgspec.Struct, frozen=True):
     log_id: str

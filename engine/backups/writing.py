@@ -3,8 +3,9 @@
 Rules: a segment is on the disk before a manifest names it, and each manifest is a backup of its own
 position. Nothing is added to a backup that lacks one of its files. So a backup that was killed is
 one up to its last segment, and goes on from there. What is there already is not written again; the
-last segment alone, where it is small, goes into the next one. What no manifest names any more is
-removed last. Everything is in memory only as one segment, but for the timers, which are packed.
+last segment alone, where it is small, goes into the next one. What neither this manifest nor the
+one of before names is removed last. Everything is in memory only as one segment, but for the
+timers, which are packed.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class BackupTarget:
         self._beside: list[File] = []
         self._waiting: SegmentWriter | None = None
         """Timers, until what goes along is written."""
+        self._former: set[str] = set()
+        """Files of the backup that was there before."""
         self.manifest: Manifest | None = None
         """What is there: of before, and then what was written."""
 
@@ -115,6 +118,7 @@ class BackupTarget:
             )
         for segment in found.segments:
             self._look_at(segment.file)
+        self._former = found.files()
         # What goes along is that of before until there is a new one.
         self._segments, self._beside = list(found.segments), list(found.beside)
         self._types, self._recorded = found.types, found.recorded
@@ -263,11 +267,15 @@ class BackupTarget:
         raise UsageError("a backup is read by a check of its own")
 
     def place(self) -> None:
-        """Write the manifest, and remove what it does not name."""
+        """Write the manifest, and remove what neither it nor the one of before names.
+
+        Whoever restores or verifies meanwhile reads by the one of before.
+        """
         if not self._mark.position:
             raise StoreRefused("the log is empty: there is nothing to back up yet")
         self._write_manifest(whole=True)
-        named_now = {s.file.name for s in self._segments} | {f.name for f in self._beside}
+        assert self.manifest is not None, "it was written"
+        kept = self.manifest.files() | self._former
         for name in self._place.names():
-            if name.endswith((".seg", ".partial")) and name not in named_now:
+            if name.endswith((".seg", ".partial")) and name not in kept:
                 self._place.remove(name)

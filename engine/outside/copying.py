@@ -102,7 +102,7 @@ def _check_history(log: LogReader, target: str, begun: Mark) -> None:
         raise StoreRefused(
             f"the copy in {target} ends at position {begun.position}, and {log.name} has "
             f"{'another event' if page else 'no event'} there: it went back since the copy was "
-            f"begun. Remove the copy, and begin it anew"
+            f"begun. Keep the copy, which has what the log lost, and begin another one elsewhere"
         )
 
 

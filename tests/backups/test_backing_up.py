@@ -160,15 +160,38 @@ async def test_small_segments_become_one_and_nothing_else_stays_in_the_folder(
     for round_ in range(4):
         backed_up(source, folder)
         await append(source, 2, after=2 * round_)
+    before = manifest(folder)
     backed_up(source, folder)
 
     found = manifest(folder)
     assert [(s.first, s.after.position) for s in found.segments] == [(1, 11)]
-    names = {found.segments[0].file.name, *(f.name for f in found.beside)}
+    names = found.files() | before.files()
     assert {p.name for p in folder.iterdir()} == names | {"manifest.json", "backup.lock"}
     target = new("sqlite")
     restored(folder, target)
     assert log_of(target) == log_of(source)
+
+
+async def test_who_reads_a_backup_while_it_is_continued_reads_the_one_of_before(
+    new: NewStore, tmp_path: Path
+) -> None:
+    """A verify called a sound backup damaged, and a restore failed, beside a job of each hour."""
+    source, folder, target = new("sqlite"), tmp_path / "backup", new("sqlite")
+    await claimed(source, 3)
+    backed_up(source, folder)
+    before = log_of(source)
+    with BackupLog(place(folder)) as log:  # it reads its manifest here
+        await append(source, 2, after=0)
+        backed_up(source, folder)
+        assert log.head().position == 3
+        assert [event.position for event in log.read_feed(0, events_max=9, bytes_max=9_999)] == [
+            1,
+            2,
+            3,
+        ]
+        assert list(log.beside())
+    restored(folder, target, at=3)
+    assert log_of(target) == before
 
 
 async def test_a_backup_that_was_interrupted_goes_on_from_its_last_segment(
