@@ -275,11 +275,23 @@ class ArchiveUnread(Damaged):
     operator must put it back, or restore the log from a backup.
     """
 
-    def __init__(self, position: int, path: str, why: str, *, whole: bool = False) -> None:
-        """Name the position, the cold file, what is wrong, and whether that is so of all of it."""
+    def __init__(
+        self,
+        position: int,
+        path: str,
+        why: str,
+        *,
+        whole: bool = False,
+        recorded: int | None = None,
+    ) -> None:
+        """Name the position, the cold file, what is wrong, and whether that is so of all of it.
+
+        `recorded` is what the log says, in µs since 1970-01-01 UTC, where it was read.
+        """
         super().__init__(position, f"it was archived, and {why}")
         self.path = path
         self.whole = whole
+        self.recorded = recorded
 
 
 class StoreFailed(EngineError):

@@ -193,11 +193,7 @@ def _add_files(options: argparse.Namespace, reader: LogReader, folder: Folder, f
 
 def _end_before(reader: LogReader, time: int) -> int:
     """Give the last position that was recorded before a time."""
-    end = reader.head().position
-    search = Search(reader, Selection(since=time))
-    search.begin(0)
-    first = next(search.forward(), None)
-    return end if first is None else first.position - 1
+    return Search(reader, Selection(since=time)).begin(0)
 
 
 def _omitted(options: argparse.Namespace, form: str) -> Omitted:

@@ -20,6 +20,7 @@ from ..health.bounds import Health
 from ..health.facts import Facts, ProjectionFacts
 from ..health.looks import look_at_backup
 from ..health.report import Backup, Disk, Found, HealthCheck, HealthReport, judge
+from ..log.selection import Selection
 from ..outside.standings import Standing, Standings
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend, Outside
@@ -30,6 +31,7 @@ from ..stores.contract.outside import LogReader, NoViewsYet, Operations
 from .options import DONE, FAILED, USAGE, log_file, path, seconds, whole
 from .output import Output, tell, unread
 from .printing import escaped
+from .search import Search
 from .tables import Column, Table
 
 __all__ = ["add_parser"]
@@ -202,14 +204,7 @@ def _disk(backend: Backend, ports: Ports, log: LogReader, now: int) -> Disk | No
 def _bytes_of_the_last_hour(log: LogReader, size: int, now: int) -> float:
     """Give how many bytes the log grew in the last hour, by its events: some twenty are read."""
     head = log.head()
-    first, end = 0, head.position
-    while first < end:
-        middle = (first + end) // 2
-        event = log.read_feed(middle, events_max=1, bytes_max=1)[0]
-        if event.recorded >= now - _HOUR:
-            end = middle
-        else:
-            first = middle + 1
+    first = Search(log, Selection(since=now - _HOUR)).begin(0)
     return size * (head.position - first) / head.position if head.position else 0.0
 
 

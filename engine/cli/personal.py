@@ -26,7 +26,7 @@ from ..running import run
 from ..runtime.package import COMMAND
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Backend
-from ..stores.contract.keys import Erasure, KeysInFile, PlacedKeys
+from ..stores.contract.keys import Erasure, KeysInFile
 from ..stores.contract.outside import LogReader
 from ..stores.urls import open_keys
 from .application import APP_HELP, engine_of
@@ -215,7 +215,7 @@ def tell_of_keys(log: Backend) -> None:
     """Say that a copy of a log lacks the keys in the file beside it, if there is one."""
     with suppress(DefinitionError):
         keys = open_keys(log.log(), None)
-        if isinstance(keys, PlacedKeys) and asyncio.run(keys.missing(Ports())) is None:
+        if isinstance(keys, KeysInFile) and keys.is_there():
             tell(
                 f"its keys of personal data are not in it, without which nobody reads these "
                 f"fields: copy them apart, with `{COMMAND} personal copy`"

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
+from ..errors import ArchiveUnread
 from ..log.selection import Selection
 from ..model.given import listed
 from ..model.stored import StoredEvent
@@ -84,15 +85,16 @@ class Search:
         self._at = 0
         """How many events of the sequence are behind."""
 
-    def begin(self, after: int) -> None:
-        """Go to the first event after a position that is late enough."""
+    def begin(self, after: int) -> int:
+        """Go to the first event after a position that is late enough; give how many are behind."""
         since = self._selection.since
         if self._by_position:
             self._at = after
         elif after:
-            self._at = self._first(0, lambda stored: stored.position > after)
+            self._at = self._first(0, lambda position, _: position > after)
         if since is not None:
-            self._at = max(self._at, self._first(self._at, lambda e: e.recorded >= since))
+            self._at = max(self._at, self._first(self._at, lambda _, recorded: recorded >= since))
+        return self._at
 
     def forward(self) -> Iterator[StoredEvent]:
         """Give the selected events up to the end as it is when it is reached."""
@@ -111,7 +113,7 @@ class Search:
         self.begin(0)
         begin, end = self._at, self._sequence.end()
         if until is not None:
-            end = self._first(begin, lambda stored: stored.recorded > until)
+            end = self._first(begin, lambda _, recorded: recorded > until)
         self._at = max(begin, end)
         # Only what will be shown is read where that can be known: damage before it is not met.
         step = PAGE_EVENTS if self._selection.reads_on else min(count, PAGE_EVENTS)
@@ -130,14 +132,26 @@ class Search:
             yield from events
             after += len(events)
 
-    def _first(self, low: int, there: Callable[[StoredEvent], bool]) -> int:
-        """Give how many events stand before the first one for which `there` holds, by halving."""
+    def _first(self, low: int, there: Callable[[int, int], bool]) -> int:
+        """Give how many events stand before the first one for which `there` holds, by halving.
+
+        It is asked by position and time, which are in the log also where the contents are lost.
+        """
         high = max(low, self._sequence.end())
         while low < high:
             middle = (low + high) // 2
-            [stored] = self._sequence.read(middle, 1)
-            if there(stored):
+            position, recorded = self._place(middle)
+            if there(position, recorded):
                 high = middle
             else:
                 low = middle + 1
         return low
+
+    def _place(self, after: int) -> tuple[int, int]:
+        try:
+            [stored] = self._sequence.read(after, 1)
+        except ArchiveUnread as moved:
+            if moved.recorded is None:
+                raise
+            return moved.position, moved.recorded
+        return stored.position, stored.recorded

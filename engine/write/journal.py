@@ -398,8 +398,8 @@ class Journal:
         """Answer a batch of which nothing was written, and all that was decided on it."""
         for entry in entries:
             error = Voided(
-                f"the store could not write the batch of {entry.owner.stream}: {failure}. "
-                f"Nothing was written; send again."
+                f"the store could not write the batch of {entry.owner.stream}: "
+                f"{str(failure).rstrip('.')}. Nothing was written; send again."
             )
             error.__cause__ = failure
             self._void(entry, error)

@@ -280,8 +280,9 @@ async def test_without_its_schema_the_rest_is_served_and_the_schema_is_named(log
     await log.sql("ALTER SCHEMA {s}_archive RENAME TO {s}_away")
 
     assert list(await log.store.read_feed(0, events_max=50, bytes_max=ALL)) == before[:1]
-    with pytest.raises(ArchiveUnread, match=f"{log.schema}_archive is not there"):
+    with pytest.raises(ArchiveUnread, match=f"{log.schema}_archive is not there") as unread:
         await log.store.read_feed(1, events_max=50, bytes_max=ALL)
+    assert (unread.value.position, unread.value.recorded) == (2, before[1].recorded)
     with log.outside().log_reader() as reader, pytest.raises(ArchiveUnread):
         reader.read_feed(1, events_max=50, bytes_max=ALL)
     assert {finding.wrong for finding in log.verified()} == {"archive"}

@@ -143,6 +143,10 @@ class CopiedKeys(Protocol):
 class KeysInFile(Protocol):
     """A store of keys that is one file, of which a copy of one moment can be made."""
 
+    def is_there(self) -> bool:
+        """Tell whether there is such a file."""
+        ...
+
     def copy(self, to: str) -> None:
-        """Make it, in a new file, while it is in use or not; raise StoreRefused where it cannot."""
+        """Copy it into a new file, while it is in use or not; raise StoreRefused if it cannot."""
         ...

@@ -197,6 +197,10 @@ class SqliteKeys:
                 f"give the engine its own file of keys. Nothing was changed"
             )
 
+    def is_there(self) -> bool:
+        """See `KeysInFile.is_there`."""
+        return self._path != MEMORY and self._files.size(self._path) > 0
+
     def copy(self, to: str) -> None:
         """See `KeysInFile.copy`."""
         copy_file(self._files, self._path, to)

@@ -39,7 +39,7 @@ SELECT begun, rule, streams, events, bytes, position FROM {s}.archives ORDER BY 
 
 
 class Places(NamedTuple):
-    """Where a row of a page has the position, and the payload before metadata and encoding."""
+    """Where a row has the position, and the payload between recorded, and metadata and encoding."""
 
     position: int
     payload: int
@@ -70,7 +70,8 @@ async def thawed(
     encoding = places.payload + 2
     if MOVED not in {row[encoding] for row in rows}:
         return rows
-    wanted = [row[places.position] for row in rows if row[encoding] == MOVED]
+    moved = [row for row in rows if row[encoding] == MOVED]
+    wanted = [row[places.position] for row in moved]
     cold = cold_schema(schema)
     why, whole = f"the schema {cold} does not have it", False
     found: dict[int, tuple[Any, ...]] = {}
@@ -80,7 +81,8 @@ async def thawed(
     else:
         found = {wanted[0]: (None, b"", b"")}
         why, whole = f"the schema {cold} is not there: restore it", True
-    missing = ArchiveUnread(wanted[0], cold, why, whole=whole)
+    recorded = moved[0][places.payload - 1]
+    missing = ArchiveUnread(wanted[0], cold, why, whole=whole, recorded=recorded)
     return _filled(rows, places, found, bytes_max, missing)
 
 

@@ -10,6 +10,7 @@ is another log's, is named by each event that is wanted from it; nothing else fa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import apsw
@@ -222,24 +223,24 @@ def detach(connection: Any) -> None:
         run(connection, f"DETACH {_SCHEMA}")
 
 
-def thaw(connection: Any, position: int) -> Contents:
-    """Give the contents of an event that was moved.
+def thaw(connection: Any, position: int, recorded: int) -> Contents:
+    """Give the contents of an event that was moved, which was `recorded` then.
 
     Raises ArchiveUnread, which names the cold file, where they are not to be had.
     """
     why, path = reach(connection), cold_path(connection.filename)
+    time = recorded if type(recorded) is int else None  # of a row that nobody has looked at yet
+    unread = partial(ArchiveUnread, position, path, recorded=time)
     if why is not None:
-        raise ArchiveUnread(
-            position, path, why or f"nothing was ever moved into {path}", whole=bool(why)
-        )
+        raise unread(why or f"nothing was ever moved into {path}", whole=bool(why))
     try:
         found = run(connection, _CONTENTS, (position,))
     except (apsw.Error, UnicodeDecodeError) as error:
-        raise ArchiveUnread(position, path, f"{path} cannot be read: {described(error)}") from error
+        raise unread(f"{path} cannot be read: {described(error)}") from error
     if not found:
-        raise ArchiveUnread(position, path, f"{path} does not have it")
+        raise unread(f"{path} does not have it")
     contents: Contents = found[0]
     # SQLite looks at the types of a STRICT table as it writes, and not as it reads.
     if tuple(map(type, contents)) != (int, bytes, bytes):
-        raise ArchiveUnread(position, path, f"{path} has something else there than its contents")
+        raise unread(f"{path} has something else there than its contents")
     return contents

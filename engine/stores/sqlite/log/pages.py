@@ -428,7 +428,7 @@ def _row_by_row(
     for row in rows:
         key, position, version, kind, recorded, encoding, checksum, payload, metadata = row
         if encoding == MOVED:
-            encoding, payload, metadata = thaw(connection, position)
+            encoding, payload, metadata = thaw(connection, position, recorded)
             thawed += len(payload) + len(metadata)
             row = (*row[:5], encoding, checksum, payload, metadata)
         if key is None:
