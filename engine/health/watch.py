@@ -150,6 +150,11 @@ class Healthy:
         return self._life.failed
 
     @property
+    def is_displaced(self) -> bool:
+        """Whether another log is where the one was that it shares: only a new engine helps."""
+        return self._life.is_displaced
+
+    @property
     def is_live(self) -> bool:
         """Whether the process may go on; False if only a new start helps. It waits for nothing."""
         return self._health.is_live

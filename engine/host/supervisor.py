@@ -43,11 +43,13 @@ State: TypeAlias = Literal["new", "starting", "running", "stopping", "stopped", 
 
 
 class Life(msgspec.Struct):
-    """Where an engine is between its making and its end; only its supervisor changes it."""
+    """Where an engine is between its making and its end; only who leads it there changes it."""
 
     state: State = "new"
     failed: BaseException | None = None
     """What ended the engine after it had started, if it failed."""
+    is_displaced: bool = False
+    """Whether another log is now where the one stood that this engine shares with others."""
 
 
 class Service(Protocol):

@@ -386,9 +386,10 @@ class Joined:
         position = max(numbers.position, self._watch.position)
         queries = {name: query.plus(read[name]) for name, query in numbers.queries.items()}
         projectors = numbers.projectors
+        if self._wiring is None:
+            projectors = elsewhere(projectors)
         if (duties := self._duties) is not None:
-            kept = projectors if self._wiring is not None else elsewhere(projectors)
-            projectors = {**kept, **duties.statistics(position)}
+            projectors = {**projectors, **duties.statistics(position)}
             queries = {**read, **queries}  # none of its engines answers any
             membership = msgspec.structs.replace(
                 membership,

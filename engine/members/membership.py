@@ -214,6 +214,8 @@ class Membership:
         """Log why this process takes no part, once for each reason."""
         if (why := described(error)) != self._told:
             self._told = why
+            if self._life.is_displaced:  # for good, as it looks: nobody waits for that
+                self._forwarding.silence(f"{str(error).removesuffix('.')}.")
             self._logger.error(
                 "this process can neither take the log over nor join its owner: %s. It tries again "
                 "each second, and answers queries meanwhile",
@@ -222,7 +224,7 @@ class Membership:
 
     def _begin(self, started: asyncio.Future[None]) -> None:
         self._changes += 1
-        self._told = ""
+        self._told, self._life.is_displaced = "", False
         self._life.state = "stopping" if self._stop.is_set() else "running"
         if not started.done():
             started.set_result(None)
@@ -232,7 +234,7 @@ class Membership:
     async def _own(self, started: asyncio.Future[None]) -> StoreLocked | None:
         """Run an engine until this process leaves; give why it cannot, where another one does."""
         if self._log_id:
-            await self._same.check(self._log_id)
+            await self._same.check(self._log_id, self._life)
         wiring = self._make()
         wiring.entrance.open()
         await self._meeting.prepare(wiring.store)
@@ -336,7 +338,7 @@ class Membership:
             if welcome.reads is not None and welcome.reads != own.reads:
                 line.send(Reads(own.reads))
             await self._member.begin_joining(welcome)
-            self._check_log()
+            self._check_log(welcome.log_id)
             self._forwarding.connected(line)
             self._begin(started)
             gone = self._meeting.until_gone()
@@ -368,16 +370,18 @@ class Membership:
         if not self._meeting.is_owner(welcome):
             self._unreached = f"Another one answers at {self._meeting.place}: it lets nobody join."
             return False
-        self._owner, self._log_id = welcome.process, welcome.log_id
+        self._owner = welcome.process
         return True
 
-    def _check_log(self) -> None:
+    def _check_log(self, log_id: str) -> None:
         """Raise StoreRefused where the owner has another log than the one that is read here."""
-        if self._member.log_id != self._log_id:
+        if self._member.log_id != log_id:
+            self._life.is_displaced = True
             raise StoreRefused(
                 f"process {self._owner} owns another log than the one at this path: the file was "
                 f"replaced while it ran. Stop all engines of this log, and see which file is right."
             )
+        self._log_id = log_id
 
     async def _listen(self, line: Line) -> None:
         """Say so where the owner says nothing to who waits for it, and again when it does."""

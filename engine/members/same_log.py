@@ -8,6 +8,7 @@ was acknowledged. It is looked at before the store is opened, by a reader, which
 from __future__ import annotations
 
 from ..errors import StoreRefused
+from ..host.supervisor import Life
 from ..outside.log_file import LogFile
 from ..runtime.ports import Ports
 from ..stores.contract.backend import Outside
@@ -23,8 +24,11 @@ class SameLog:
         self._outside = outside
         self._ports = ports
 
-    async def check(self, log_id: str) -> None:
-        """Raise StoreRefused where another log is there than this one, or none."""
+    async def check(self, log_id: str, life: Life) -> None:
+        """Raise StoreRefused where another log is there than this one, or none.
+
+        Note in `life` whether it is another one.
+        """
         reader = self._outside.log_reader()
         log = LogFile(reader, self._ports)
         try:
@@ -34,6 +38,7 @@ class SameLog:
             found = ""
         finally:
             await log.close()
+        life.is_displaced = found not in ("", log_id)
         if found != log_id:
             raise StoreRefused(
                 f"{reader.name} has {'another log' if found else 'no log'} now: somebody has "

@@ -45,6 +45,9 @@ def check_name(name: object) -> str:
 class FolderStores:
     """A file for each tenant."""
 
+    patience_seconds = 0.0
+    """How long a store that is away is waited for."""
+
     def __init__(self, folder: str | PathLike[str]) -> None:
         self.folder = Path(fspath(folder)).absolute()
         if "?" in str(self.folder):
@@ -89,6 +92,7 @@ class DatabaseStores:
             raise DefinitionError("database= names no schema: each tenant has its own")
         self._url = url
         self._database = open_database(url, ports)
+        self.patience_seconds = self._database.patience_seconds
 
     def url(self, name: str) -> str:
         """Give the store of a tenant; raise InvalidInput where its name is too long for a schema.

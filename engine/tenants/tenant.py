@@ -39,6 +39,12 @@ class Tenant:
         return not self.users and self.running is not None
 
     @property
+    def is_useless(self) -> bool:
+        """Whether only another engine helps: it has failed, or another log is in its place."""
+        engine = self.running
+        return engine is not None and (engine.failed is not None or engine.is_displaced)
+
+    @property
     def is_at_work(self) -> bool:
         """Whether it has something to do that would wait until it is opened again."""
         return self.is_erasing or self.is_delivering

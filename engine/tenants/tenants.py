@@ -31,16 +31,17 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from ..engine import Engine
-from ..errors import Closed, DefinitionError, InvalidInput, Overloaded, UsageError
-from ..model.given import as_instance, as_seconds, as_whole, shown
+from ..errors import Closed, InvalidInput, Overloaded, UsageError
+from ..model.given import as_instance, as_seconds, as_whole
 from ..runtime.futures import retrieve
 from ..runtime.loops import running_loop
 from ..runtime.ports import Ports, Worker
-from ..runtime.safely import as_error, described, safe_logger
+from ..runtime.safely import described, safe_logger
 from ..runtime.uncancelled import uncancelled
 from ..stores.contract.outside import TellsNextTimer
 from ..stores.urls import open_backend
 from .names import check_name, stores_of
+from .opening import started
 from .tenant import Tenant
 from .waking import Waking
 
@@ -276,8 +277,8 @@ class Tenants:
         while True:
             self._usable()
             tenant = self._tenants.get(name)
-            if tenant is not None and tenant.running is not None and tenant.running.failed:
-                # It has ended by itself. Who uses it is told so by its answers.
+            if tenant is not None and tenant.is_useless:
+                # Who uses it still is told so by its answers.
                 self._begin_closing(tenant)
                 continue
             if (closing := self._closing.get(name)) is not None:
@@ -383,29 +384,14 @@ class Tenants:
     async def _started(self, url: str) -> Engine:
         """Give an engine that was made and has started; a store that hangs holds up its own."""
         async with self._openings:
-            starting = asyncio.ensure_future(self._start(url))
+            patience, has_time = self._stores.patience_seconds, lambda: not self._is_ending
+            starting = asyncio.ensure_future(started(self._make_engine, url, patience, has_time))
             try:
                 await asyncio.wait([starting], timeout=_OPENING_SECONDS)
             except asyncio.CancelledError:
                 starting.cancel()
                 raise
         return await starting
-
-    async def _start(self, url: str) -> Engine:
-        try:
-            return await self._made(url).__aenter__()
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            # Of the host's code, whatever it is: an exit would end the event loop of all.
-            raised = as_error(error)
-            raise raised from raised.__cause__
-
-    def _made(self, url: str) -> Engine:
-        made: Any = self._make_engine(url)
-        if not isinstance(made, Engine) or not made.is_new:
-            raise DefinitionError(f"make_engine gives a new Engine each time, not {shown(made)}")
-        return made
 
     def _begin_closing(self, tenant: Tenant) -> None:
         del self._tenants[tenant.name]

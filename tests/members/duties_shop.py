@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from engine import (
     Delivery,
     Engine,
@@ -26,6 +28,8 @@ from engine import (
     answers,
     projects,
 )
+from engine.members.duties.whose import duties_of
+from engine.stores.contract.membership import Present, View
 from engine.stores.postgres.address import read_address
 from tests.members.joining import part
 from tests.support.counters import Added, Counter
@@ -171,6 +175,16 @@ def whole(duties: Sequence[str]) -> list[str]:
     """Give what is run of all these duties, with the name of a projection for all its slices."""
     found = sorted(duties)
     return sorted({*found} - {*SLICES} | {"ledger3"}) if {*SLICES} <= {*found} else found
+
+
+def beside(me: Present) -> View:
+    """Give members among which one's part has no slice of a projection that others run too."""
+    for number in range(me.member + 1, me.member + 1_000):
+        view = View(me.view_seen, (me, msgspec.structs.replace(me, member=number)))
+        mine = duties_of(view, me.member, ALL)
+        if not mine & {*SLICES}:
+            return view
+    raise AssertionError("no number divides them so")
 
 
 def projections(duties: Sequence[str]) -> set[str]:

@@ -21,6 +21,7 @@ from tests.members.duties_shop import (
     PROJECTIONS,
     GetLine,
     begun,
+    beside,
     differences,
     projections,
     sharing,
@@ -148,8 +149,7 @@ async def test_what_a_member_gains_lets_nothing_rest_that_it_runs_already(
     async with sharing(log) as engine:
         duties: Any = engine._joined._duties  # type: ignore[union-attr] # pyright: ignore
         me = duties._part.view.members[0]
-        other = msgspec.structs.replace(me, member=me.member + 1)
-        duties._heed(View(me.view_seen, (me, other)))
+        duties._heed(beside(me))
         await until(lambda: duties.names and list(duties.names) != ALL)
         kept = duties._running[0]
         duties._heed(duties._part.view)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from engine import Engine, Ports
-from engine.stores.contract.membership import View
-from tests.members.duties_shop import ALL, GetLine, begun, sharing, until_reached
+from tests.members.duties_shop import ALL, GetLine, begun, beside, sharing, until_reached
 from tests.members.joining import part
 from tests.support.counters import Add
 from tests.support.postgres import Server
@@ -30,8 +28,7 @@ async def test_without_a_connection_for_one_more_engine_all_is_run_by_one(
     async with sharing(log, ports=Ports(database=scarce)) as engine:
         duties = _duties(engine)
         me = duties._part.view.members[0]
-        other = msgspec.structs.replace(me, member=me.member + 1)
-        duties._heed(View(me.view_seen, (me, other)))
+        duties._heed(beside(me))
         await until(lambda: duties.names and list(duties.names) != ALL)
         end = (await engine.execute(Add("a", 1))).position
         for name in duties.names:

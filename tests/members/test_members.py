@@ -56,6 +56,18 @@ async def test_a_members_command_is_run_by_the_owner_and_answered_with_its_recei
         assert part(owner).forwarded == 0
 
 
+async def test_a_member_tells_no_numbers_of_projections_that_the_owner_runs(
+    tmp_path: Path,
+) -> None:
+    async with AsyncExitStack() as stack:
+        owner, member = await some(tmp_path, 2, stack)
+        await member.query(GetTally("c"), at=await member.execute(Add("c", 2)))
+
+        told = [engine.statistics().projectors["tallies"] for engine in (owner, member)]
+        assert told[0].position == 1
+        assert (told[1].state, told[1].lag_events) == ("elsewhere", None)
+
+
 @pytest.mark.parametrize(
     ("command", "options"),
     [

@@ -22,7 +22,14 @@ from engine.members.duties.whose import (
     owners_of_slices,
 )
 from engine.statistics import ProjectionFailure
-from engine.stores.contract.membership import NotGathered, Present, Right, View, ViewChanged
+from engine.stores.contract.membership import (
+    NotGathered,
+    Present,
+    Right,
+    View,
+    ViewChanged,
+    owner_of,
+)
 from engine.stores.contract.requests import Arguments
 from engine.stores.contract.views import Changes, Checkpoint, Part, ProjectionDecision, ViewsStore
 from engine.stores.postgres.address import read_address
@@ -298,3 +305,32 @@ def test_who_declares_as_the_first_member_runs_it_and_each_runs_a_part() -> None
     fewer = duties_of(view(text, text), 1, names)
     assert parts[0] <= fewer, "what stays is not moved"
     assert declares([Tallies.__definition__])["tallies"].startswith("1.1.")
+
+
+def test_each_member_gets_its_share_unless_one_lives_that_knows_no_shares() -> None:
+    definitions = [Halves.__definition__, Tallies.__definition__]
+    new = json.dumps(dict(declares(definitions)) | {f"more{n}": "1.1." for n in range(4)})
+    old = json.dumps({n: how for n, how in json.loads(new).items() if n.strip()})
+
+    def parts(first: int, *declared: str) -> tuple[View, list[frozenset[str]]]:
+        found = [Present(n, f"p{n}", text, 9, 1.0) for n, text in enumerate(declared, first)]
+        there, names = View(9, tuple(found)), declared_by(View(9, tuple(found)))
+        return there, [duties_of(there, one.member, names) for one in found[: len(declared)]]
+
+    for first in range(1, 40):
+        _, three = parts(first, new, new, new)
+        assert sorted(map(_halves, three)) == [2, 2, 3], "of seven, as halves are two"
+        there, gathered = parts(first, new, new, new, json.dumps(gathers("halves")))
+        moved = frozenset({"halves", "halves/0", "halves/1"})
+        assert [part - moved for part in gathered[:3]] == [part - moved for part in three]
+        assert duty_owner(there, "halves", 1) == duty_owner(there, "halves")
+        among = tuple(range(first, first + 3))
+        mixed, _ = parts(first, new, old, new)
+        for name in declared_by(mixed):
+            owner = duty_owner(mixed, name)
+            assert owner is not None
+            assert owner.member == owner_of(f"projection:{name}", among), "as the older one says"
+
+
+def _halves(duties: frozenset[str]) -> int:
+    return len(duties) + ("halves" in duties)

@@ -23,10 +23,14 @@ from engine import (
     InvalidInput,
     Overloaded,
     Ports,
+    StoreFailed,
     StoreRefused,
     Tenants,
     UsageError,
 )
+from engine.stores.postgres.address import Address
+from engine.stores.postgres.driver import Driver
+from engine.stores.postgres.line import Line
 from engine.tenants import tenants as module
 from engine.testing.scenario import ManualClock
 from tests.support.counters import Add, Counter
@@ -422,3 +426,49 @@ async def test_another_event_loop_opens_nothing(tmp_path: Path) -> None:
 async def test_before_the_start_nothing_is_opened(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="enter Tenants first"):
         await add(Tenants(Made(), folder=tmp_path), "blue")
+
+
+async def test_a_server_that_is_away_for_a_moment_keeps_no_tenant_from_being_opened(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, name = postgres.url().partition("?")[0], f"{postgres.new_schema()}-x"
+    tries, connect = 0, Line.connected
+
+    async def connected(driver: Driver, address: Address) -> Line:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise StoreFailed("the server restarts", written=False, passes=tries == 1)
+        return await connect(driver, address)
+
+    async with Tenants(Made(), database=url) as tenants:
+        monkeypatch.setattr(Line, "connected", connected)
+        with pytest.raises(StoreFailed, match="the server restarts"):
+            await add(tenants, name)
+        assert tries == 2, "once more where it passes, and no more where it does not"
+        assert await add(tenants, name) == 1
+
+
+async def test_a_tenant_that_was_dropped_and_made_anew_elsewhere_is_opened_anew(
+    postgres: Server,
+) -> None:
+    url, name = postgres.url().partition("?")[0], f"{postgres.new_schema()}-x"
+
+    def made(store: str) -> Engine:
+        return Engine([Counter], store=f"{store}&lease=2", join=True)
+
+    schema = f"t_{name.replace('_', '_u').replace('-', '_d')}"
+    async with Tenants(made, database=url) as member:
+        async with Tenants(made, database=url) as owner:
+            assert [await add(tenants, name) for tenants in (owner, member)] == [1, 2]
+            postgres.sql(f'DROP SCHEMA "{schema}" CASCADE; DROP SCHEMA "{schema}_views" CASCADE')
+        async with Tenants(made, database=url) as other:
+            assert await add(other, name) == 1
+            found: list[int | None] = [await _tried(member, name) for _ in range(2)]
+            assert 2 in found, "the first caller may be told that another log is there"
+
+
+async def _tried(tenants: Tenants, name: str) -> int | None:
+    with suppress(Closed):
+        return await add(tenants, name)
+    return None

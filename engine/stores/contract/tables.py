@@ -19,6 +19,11 @@ NOTHING_READ = -(2**63)
 class Database(Protocol):
     """A database that may have many logs, each in a schema. Calls block."""
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long its server is waited for, by its URL."""
+        ...
+
     def logs(self, beginning: str) -> Mapping[str, str]:
         """Give the schemas that have a log, and whose names begin so, sorted.
 

@@ -47,6 +47,11 @@ class PostgresDatabase:
         self._driver = driver_of(ports)
         self._loop = OwnLoop("foldline-database")
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long the server is waited for."""
+        return self._address.patience_seconds
+
     def logs(self, beginning: str) -> Mapping[str, str]:
         """Give the schemas that have a log, each with a text that changes with its timers.
 
