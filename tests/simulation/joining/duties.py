@@ -118,12 +118,11 @@ class DutiesWorld(JoiningWorld):
     """What a seed makes."""
 
     steps_max = 1_500_000
+    follow_seconds = 9.0 + 2 * LEASE_SECONDS
+    """Whoever has died is waited for, then slices are gathered, and all is begun anew."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        # Whoever has died is waited for, then slices are gathered, and all that it did is begun
-        # anew: some fifteen commits, one behind the other, and each may wait for a standby.
-        self.follow_seconds = 9.0 + 2 * LEASE_SECONDS + 15 * self.server.standby_seconds
         self.server.on_committed = self._committed
         self._writers: dict[tuple[str, int], int] = {}
 

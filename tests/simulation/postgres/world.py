@@ -372,7 +372,7 @@ class World:
         network.faults = Faults()
         network.refusing = network.full = network.starting = False
         network.parted_until = server.standby_away_until = 0.0
-        server.up, server.commit_seconds = True, 0.001
+        server.up, server.commit_seconds, server.standby_seconds = True, 0.001, 0.005
         server.settings = msgspec.structs.replace(self._strong)
 
     # -- what only the moment shows -----------------------------------------------------------
