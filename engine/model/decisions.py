@@ -202,7 +202,10 @@ _TEXTS: Final = ("code", "message")
 
 def claimable(value: object) -> str:
     """Give a text that can be claimed; raise InvalidInput for another one."""
-    text = as_text("a value", value, CLAIM_LENGTH_MAX)
+    try:
+        text = as_text("a value", value, CLAIM_LENGTH_MAX)
+    except InvalidInput as error:  # who tells it says what was not done
+        raise InvalidInput(str(error).removesuffix(". Nothing was run.")) from None
     if "\0" in text:
         raise InvalidInput("a value has a NUL")
     return text

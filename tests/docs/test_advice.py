@@ -64,6 +64,60 @@ async def main() -> None:
 run(main)
 """
 
+LEAVING: Final = """
+from foldline import Engine, Rejected, run
+from members import ChangeAddress, Join, Leave, Member
+
+async def main() -> None:
+    async with Engine([Member], store="memory:") as engine:
+        await engine.execute(Join("m-1", "ann@x"))
+        print([(await engine.execute(Leave(member))).version for member in ("m-1", "m-1", "m-2")])
+        try:
+            await engine.execute(ChangeAddress("m-2", "bob@x"))
+        except Rejected as rejected:
+            print(rejected.code)
+run(main)
+"""
+
+HASHED: Final = """
+import hmac
+from foldline import Aggregate, Claim, Command, Decision, Engine, Event, Id, Personal, Release
+from foldline import applies, handles, run
+
+class Join(Command):
+    member: Id
+    email: str
+class Leave(Command):
+    member: Id
+class Joined(Event, name="joined"):
+    email: Personal[str]
+    claimed: str
+class Left(Event, name="left"):
+    pass
+class Member(Aggregate, kind="member"):
+    claimed: str = ""
+    @handles
+    def join(self, command: Join) -> Decision[Joined]:
+        hashed = hmac.digest(b"secret", command.email.encode(), "sha256").hex()
+        return Decision(Joined(command.email, hashed), claims=[Claim("email", hashed)])
+    @handles
+    def leave(self, command: Leave) -> Decision[Left]:
+        return Decision(Left(), claims=[Release("email", self.claimed)])
+    @applies
+    def joined(self, event: Joined) -> None:
+        self.claimed = event.claimed
+    @applies
+    def left(self, event: Left) -> None: ...
+
+async def main() -> None:
+    async with Engine([Member], store="sqlite:hashed.db") as engine:
+        await engine.execute(Join("m-1", "ann@x"))
+        await engine.personal.erase("member:m-1")
+        await engine.execute(Leave("m-1"))
+        print((await engine.execute(Join("m-2", "ann@x"))).version)
+run(main)
+"""
+
 COPIED: Final = """
 import subprocess
 from bank import Deposit, make_engine
@@ -158,6 +212,21 @@ def test_members_that_joined_before_there_were_claims_hold_their_addresses(folde
     printed = "m-2 email-taken: this address belongs to another member\n"
     assert [folder.ran("claim_all.py") for _ in range(2)] == [printed, printed]
     assert folder.ran("join.py") == "email-taken\nmember:m-3\nmember:m-5\n"
+
+
+def test_a_member_who_has_left_or_never_joined_may_leave_and_changes_nothing(
+    folder: Folder,
+) -> None:
+    folder.write("members.py", MEMBERS)
+    folder.write("leaving.py", LEAVING)
+
+    assert folder.ran("leaving.py") == "[2, 2, 0]\nmember-unknown\n"
+
+
+def test_a_claim_of_an_erased_person_is_released_by_the_hash_in_the_event(folder: Folder) -> None:
+    folder.write("hashed.py", HASHED)
+
+    assert folder.ran("hashed.py") == "1\n"
 
 
 def test_a_copy_of_the_file_alone_is_whole_and_lacks_the_latest_events(folder: Folder) -> None:
