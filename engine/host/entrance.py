@@ -73,6 +73,12 @@ class Entrance:
         except RuntimeError:
             loop = None
         if loop is not expected:
+            if not expected.is_running():
+                raise UsageError(
+                    "this engine was started in another event loop, which does not run now: call "
+                    "it in that loop. In pytest, give the fixture of the engine and its tests one "
+                    "loop, as by `loop_scope` of pytest-asyncio. Nothing was run."
+                )
             raise UsageError(
                 "this engine runs in another event loop, or is used from another thread: call it "
                 "from the loop in which it was started, or through `engine.portal()`"

@@ -26,7 +26,6 @@ from collections.abc import (
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
-from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import finalize
@@ -36,10 +35,11 @@ from ..model.given import as_seconds
 from ..model.messages import Command, Envelope, Query, Receipt
 from ..retry import Retry
 from ..runtime.loops import own_context
-from ..runtime.native import in_turn, is_patched, result_of, start_native
+from ..runtime.native import in_turn, result_of, start_native
 from ..runtime.safely import as_error
 from ..write.bulk import as_taken, check_many, enveloped
 from .entrance import this_process
+from .own_loop import new_loop, serve
 
 __all__ = ["Portal", "PortalEngine"]
 
@@ -351,15 +351,16 @@ class Portal:
 
         For what has no method here: `portal.call(lambda: engine.state(Order, "o-1"))`. Raises
         TimeoutError after `timeout` seconds; the call is cancelled then. Raises OutcomeUnknown
-        where the host ended the loop, and its tasks, before there was an answer.
+        where the host ended the loop, and its tasks, before there was an answer. Raises UsageError
+        after a second in which that loop has not run: nothing was run then.
         """
         seconds = None if timeout is None else as_seconds("timeout", timeout)
         loop = self._engine.usable_loop()
         if _running_loop() is loop:
             text = "a portal is for other threads: here it would block the loop that it waits for"
             raise UsageError(f"{text}. Await the engine itself.")
-        inner = function()
-        waiting = _without_exit(inner)
+        inner, turn = function(), dict[str, str]()
+        waiting = _without_exit(inner, turn)
         try:
             answer = _begun(waiting, loop)
         except RuntimeError as error:
@@ -367,7 +368,15 @@ class Portal:
             inner.close()
             raise Closed("the engine has stopped, and its loop is closed: not run") from error
         try:
-            return _waited_for(answer, loop, seconds)
+            return _waited_for(answer, loop, seconds, turn)
+        except _NotTakenError:
+            answer.cancel()
+            inner.close()
+            raise UsageError(
+                "the engine's event loop does not run now, so nobody would answer: call this while "
+                "it runs, or let the portal start the engine. In pytest, give the fixture of the "
+                "engine and its tests one loop. Nothing was run."
+            ) from None
         except CancelledError as error:
             if inspect.getcoroutinestate(waiting) == inspect.CORO_CREATED:
                 waiting.close()
@@ -387,8 +396,17 @@ def _begun(waiting: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> 
     return own_context().run(asyncio.run_coroutine_threadsafe, waiting, loop)
 
 
-async def _without_exit(waiting: Coroutine[Any, Any, T]) -> T:
-    """Wait for a call; an exit in it, as of middleware, is its error and ends no loop."""
+class _NotTakenError(Exception):
+    """The loop does not run, and has not taken the call; it will not any more."""
+
+
+async def _without_exit(waiting: Coroutine[Any, Any, T], turn: dict[str, str]) -> T:
+    """Wait for a call; an exit in it, as of middleware, is its error and ends no loop.
+
+    Who waits may have given it up before its turn came.
+    """
+    if turn.setdefault("has", "loop") != "loop":
+        raise asyncio.CancelledError
     try:
         return await waiting
     except (SystemExit, KeyboardInterrupt) as error:
@@ -399,7 +417,12 @@ _LOOK_SECONDS: Final = 1.0
 """How often who waits looks whether the loop is there; what it is given as it closes is lost."""
 
 
-def _waited_for(answer: Future[T], loop: asyncio.AbstractEventLoop, seconds: float | None) -> T:
+def _waited_for(
+    answer: Future[T],
+    loop: asyncio.AbstractEventLoop,
+    seconds: float | None,
+    turn: dict[str, str],
+) -> T:
     """Give the answer; raise TimeoutError when its time is over, CancelledError without a loop."""
     left = math.inf if seconds is None else seconds
     while True:
@@ -411,6 +434,8 @@ def _waited_for(answer: Future[T], loop: asyncio.AbstractEventLoop, seconds: flo
             return answer.result()  # it came in this very moment, or is a TimeoutError itself
         if was_closed:
             raise CancelledError
+        if not loop.is_running() and turn.setdefault("has", "caller") == "caller":
+            raise _NotTakenError  # as where one thread has both: it would wait for itself
         left -= pause
         if left <= 0:
             raise TimeoutError
@@ -425,8 +450,8 @@ class _LoopThread:
     """
 
     def __init__(self) -> None:
-        self.loop = _new_loop()
-        self._thread = start_native(partial(_serve, self.loop), "foldline portal")
+        self.loop = new_loop()
+        self._thread = start_native(partial(serve, self.loop), "foldline portal")
 
     def call(self, func: Callable[..., Coroutine[Any, Any, T]], /, *args: Any) -> T:
         """Run `await func(*args)` there; give what it gives."""
@@ -440,34 +465,6 @@ class _LoopThread:
         """End the loop, what still runs in it, and the thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    # uvloop knows nothing of Python's own sockets and selectors, which gevent replaces too.
-    if find_spec("uvloop") is None:
-        if is_patched():
-            raise UsageError(
-                "gevent has replaced Python's selectors, and asyncio's own loop cannot run on its: "
-                "install uvloop, and open the portal again"
-            )
-        return asyncio.new_event_loop()
-    import uvloop
-
-    return uvloop.new_event_loop()
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
 
 
 _ending: Final[set[asyncio.Task[None]]] = set()  # a loop keeps no task from being collected

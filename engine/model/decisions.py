@@ -192,8 +192,9 @@ def _own(where: str, claim: object) -> UniqueValue:
     try:
         value = claimable(claim.value)
     except InvalidInput as error:
+        why = str(error).removesuffix(" Nothing was run.").removesuffix(".")
         # By the cause the caller's own text is told from what the code has made.
-        raise HandlerFailed(f"{where}: of {name!r}, {error}. Nothing was written.") from error
+        raise HandlerFailed(f"{where}: of {name!r}, {why}. Nothing was written.") from error
     return Claim(name, value, *texts) if texts else Release(name, value)
 
 

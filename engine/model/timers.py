@@ -153,7 +153,9 @@ class TimedCommands:
         if cls not in self._ids:
             what = f"{given.__name__}, which no aggregate of this engine handles"
             if not issubclass(given, Command):
-                what = f"{shown(command)}, which is no command"
+                is_class = isinstance(command, type)
+                what = f"{command.__name__ if is_class else shown(command)}, which is no "
+                what += "instance but a class" if is_class else "command"
             raise HandlerFailed(
                 f"{where} gives a timer the command {what}: give one that an aggregate of "
                 f"Engine([...]) handles. Nothing was written."

@@ -41,6 +41,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a name that is none": ({"timers": [after(name=7)]}, "is a string"),
     "an unknown command": ({"timers": [after(Strange("k"))]}, "Strange, which no aggregate"),
     "no command": ({"timers": [after("switch off")]}, "which is no command"),
+    "a class": ({"timers": [after(SwitchOff)]}, "SwitchOff, which is no instance but a class"),
     "an id that is none": ({"timers": [after(SwitchOff(""))]}, "cannot be stored"),
     "a value of another type": (
         {"timers": [after(SwitchOff("k", why=7))]},  # type: ignore[arg-type]

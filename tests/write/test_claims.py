@@ -373,6 +373,7 @@ async def test_a_claim_that_cannot_be_kept_is_refused(events: Any, claims: Any, 
             await engine.execute(Odd("a", "wrong"))
 
         assert "\ud800" not in str(failed.value)
+        assert "was run" not in str(failed.value)  # it is said once, and in one way
         assert await held(store) == []
         assert store.batches == []
         assert (await engine.execute(Note("a"))).version == 1
