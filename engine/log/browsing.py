@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
-from ..errors import Damaged
+from ..errors import ArchiveUnread, Damaged
 from ..model.stored import StoredEvent
 from ..stores.contract.log import Head, StreamPage, StreamRead
 from .selection import Selection
@@ -155,15 +155,17 @@ async def _bounds(
     """Give how many events stand before those that are looked at, and up to them."""
     begin, end = 0, await sequence.end()
     if after:
-        begin = await sequence.first(begin, end, lambda e: e.position > after, at_position=after)
+        begin = await sequence.first(
+            begin, end, lambda position, _: position > after, at_position=after
+        )
     if before is not None:
         end = await sequence.first(
-            begin, end, lambda e: e.position >= before, at_position=before - 1
+            begin, end, lambda position, _: position >= before, at_position=before - 1
         )
     if (since := selection.since) is not None:
-        begin = await sequence.first(begin, end, lambda e: e.recorded >= since)
+        begin = await sequence.first(begin, end, lambda _, recorded: recorded >= since)
     if (until := selection.until) is not None:
-        end = await sequence.first(begin, end, lambda e: e.recorded > until)
+        end = await sequence.first(begin, end, lambda _, recorded: recorded > until)
     return begin, end
 
 
@@ -240,13 +242,14 @@ class _Sequence:
         self,
         low: int,
         high: int,
-        there: Callable[[StoredEvent], bool],
+        there: Callable[[int, int], bool],
         *,
         at_position: int | None = None,
     ) -> int:
         """Give how many stand before the first one for which `there` holds, by halving.
 
-        `at_position` is that number itself where the whole log is the sequence.
+        It is asked by position and time. `at_position` is that number itself where the whole log
+        is the sequence.
         """
         if self._stream is None and at_position is not None:
             return max(low, min(high, at_position))
@@ -255,19 +258,25 @@ class _Sequence:
             found = await self._near(middle, high)
             if found is None:
                 high = middle  # nothing from there on can be read: as if it were behind
-            elif there(found[1]):
+            elif there(*found[1:]):
                 high = middle
             else:
                 low = found[0] + 1
         return low
 
-    async def _near(self, place: int, high: int) -> tuple[int, StoredEvent] | None:
-        """Give the first event from a place on that can be read, with its place."""
+    async def _near(self, place: int, high: int) -> tuple[int, int, int] | None:
+        """Give place, position and time of the first event from a place on that has them.
+
+        What was archived has them, also where its contents cannot be read.
+        """
         while place < high:
             try:
                 events = await self.read(place, 1)
-            except Damaged:
+            except Damaged as damaged:
+                recorded = damaged.recorded if isinstance(damaged, ArchiveUnread) else None
+                if recorded is not None:
+                    return place, damaged.position, recorded
                 place += 1
                 continue
-            return (place, events[0]) if events else None
+            return (place, events[0].position, events[0].recorded) if events else None
         return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.errors import Damaged
+from engine.errors import ArchiveUnread, Damaged
 from engine.log.browsing import Broken, Large, browse
 from engine.log.selection import Selection
 from engine.model.stored import StoredEvent
@@ -16,9 +16,13 @@ from engine.stores.contract.log import Head, StreamPage, StreamRead
 class Shelf:
     """A log of two streams in turn, of which some events cannot be read."""
 
-    def __init__(self, count: int, damaged: Sequence[int] = ()) -> None:
+    def __init__(
+        self, count: int, damaged: Sequence[int] = (), archived: Sequence[int] = ()
+    ) -> None:
         self.damaged = set(damaged)
-        self.read = 0
+        self.archived = set(archived)
+        """Their contents are lost."""
+        self.read = self.asked = 0
         self.events = [_event(position) for position in range(1, count + 1)]
 
     async def head(self) -> Head:
@@ -38,7 +42,10 @@ class Shelf:
 
     def _given(self, events: Sequence[StoredEvent]) -> Sequence[StoredEvent]:
         self.read += len(events)
+        self.asked += 1
         for event in events:
+            if event.position in self.archived:
+                raise ArchiveUnread(event.position, "cold", "gone", recorded=event.recorded)
             if event.position in self.damaged:
                 raise Damaged(event.position, "a bit has flipped")
         return events
@@ -109,6 +116,18 @@ async def test_times_and_positions_bound_what_is_given(stream: str | None) -> No
     page = await browse(Shelf(25), selection, after=7, before=19)
 
     assert positions(page.events) == [p for p in range(18, 7, -1) if stream is None or p % 2 == 0]
+
+
+@pytest.mark.parametrize("stream", [None, "even:e"])
+async def test_a_time_is_found_in_few_reads_where_the_contents_of_years_are_lost(
+    stream: str | None,
+) -> None:
+    """Each event that was archived was passed over by itself: a page took minutes."""
+    log = Shelf(4_000, archived=range(1, 3_901))
+    page = await browse(log, Selection(stream=stream, since=39_500), limit=2)
+
+    assert positions(page.events) == ([4_000, 3_999] if stream is None else [4_000, 3_998])
+    assert log.asked < 50
 
 
 async def test_one_page_looks_at_so_many_events_and_says_where_to_go_on() -> None:
