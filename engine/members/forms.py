@@ -27,6 +27,7 @@ from ..model.messages import Command
 from ..model.numbers import Names, changed_number, names_in
 from ..model.sameness import first_difference
 from ..model.shape import has_numbers
+from ..runtime.contained import UNREACHED, is_unreached
 from ..runtime.safely import as_error, described, text_of
 from .moments import decode_with_zones, encode_with_zones, fixed, is_with_zones
 
@@ -237,6 +238,8 @@ def as_failure(error: BaseException) -> tuple[tuple[str, ...], bytes]:
         error = OutcomeUnknown(f"the process that owns the log failed with {text_of(error)}")
     classes = tuple(_name_of(cls) for cls in type(error).__mro__ if issubclass(cls, EngineError))
     attributes = {name: value for name, value in vars(error).items() if name != "__notes__"}
+    if is_unreached(error):
+        attributes[UNREACHED] = True  # its causes stay here
     values: list[object] = [list(error.args), attributes]
     if _unsendable(values) is not None:
         values = [[*map(_sendable, error.args)], _sendable(attributes, 2)]

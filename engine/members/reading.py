@@ -105,6 +105,8 @@ class MemberAnswers:
         self._onlooker = onlooker
         self._check_usable = check_usable
         self._states = states
+        self._asking: asyncio.Task[Mapping[str, str]] | None = None
+        """One for all that lag at a moment: it is a request to the owner, which may have enough."""
 
     async def ask(
         self,
@@ -124,13 +126,18 @@ class MemberAnswers:
 
     async def _as_it_stands(self, late: ProjectionLag) -> ProjectionLag:
         """Say of a projection that another process runs if it goes no further there."""
-        found: Mapping[str, str] = {}
-        with contextlib.suppress(EngineError, TimeoutError):
-            async with asyncio.timeout(_STATES_SECONDS):
-                found = await self._states()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._asked(), name="foldline states")
+        found = await asyncio.shield(self._asking)
         known = {name: state for name, state in found.items() if state in _RESTING}
         states = {name: known.get(name, state) for name, state in late.states.items()}
         return ProjectionLag(late.wanted, late.behind, states)
+
+    async def _asked(self) -> Mapping[str, str]:
+        with contextlib.suppress(EngineError, TimeoutError):
+            async with asyncio.timeout(_STATES_SECONDS):
+                return await self._states()
+        return {}
 
 
 class MemberLive:

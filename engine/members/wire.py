@@ -159,8 +159,9 @@ class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
     """As JSON, where the command declares a reply."""
     others: tuple[tuple[str, int], ...] = ()
     """Of a joint decision: stream and version of its further aggregates."""
-    names: tuple[tuple[int, str], ...] = ()
-    """Numbers of enums in the reply, and what they are called where it was given."""
+    names: tuple[tuple[int, str], ...] | None = None
+    """Numbers of enums in the reply, and what they are called where it was given. None where that
+    process put them into the reply, as it is kept."""
 
 
 class Told(msgspec.Struct, array_like=True, frozen=True, tag="told"):

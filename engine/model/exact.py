@@ -82,7 +82,10 @@ class Exactness(msgspec.Struct, frozen=True):
 
         def read_deep(given: Any, payload: bytes) -> T:
             self.check_depth(name, payload)
-            read = decode_deep(decode, payload)
+            try:
+                read = decode_deep(decode, payload)
+            except msgspec.ValidationError as error:
+                raise _not_declared(name, error) from error
             check(given, read)
             return read
 

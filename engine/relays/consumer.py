@@ -45,7 +45,7 @@ from ..errors import (
 from ..limits import KEY_LENGTH_MAX
 from ..model.given import as_function
 from ..model.messages import Command, Envelope, check_name
-from ..runtime.contained import comes_from, contained
+from ..runtime.contained import contained, is_unreached
 from ..runtime.safely import safe_logger
 from .inlet import Inlet, Message, Received, open_inlet
 from .lanes import ids_of, lanes_of
@@ -69,10 +69,6 @@ _NEVER: Final = (Rejected, KeyReused, UsageError, Forbidden, WrongVersion)
 _PASSES: Final = (Overloaded, Voided, Conflict, EventUnread, OutcomeUnknown)
 """Answers of an engine that has no room now, that waits for a former release to go, or will know
 it when it is asked again."""
-_FILES: Final = (
-    FileExistsError | FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError
-)
-"""Of OSError, what is said of a file: that a message names one that is not there passes never."""
 AWAY_TRIES: Final = 1_000
 """Tries of a command whose handler does not reach another service, at least: for over an hour."""
 RETRIES_TOLD: Final = 16
@@ -364,8 +360,7 @@ def _reason_of(error: Exception) -> str:
 
 def _is_away(error: Exception) -> bool:
     """Tell whether a handler, or the hook `authorize`, did not reach another service."""
-    is_hosts = isinstance(error, HandlerFailed | Forbidden)
-    return is_hosts and comes_from(error, OSError) and not comes_from(error, _FILES)
+    return isinstance(error, HandlerFailed | Forbidden) and is_unreached(error)
 
 
 def _check_here(engine: Engine) -> None:

@@ -8,8 +8,10 @@ moment, however it is wrapped. This file catches nothing itself.
 
 from __future__ import annotations
 
+import errno
+import ssl
 from collections.abc import Iterator, Sequence
-from types import UnionType
+from socket import gaierror
 from typing import Any, Final
 
 from ..errors import (
@@ -27,7 +29,7 @@ from ..errors import (
 )
 from .safely import HostFailed, as_error
 
-__all__ = ["HostFailed", "comes_from", "contained", "is_of_the_moment", "members_of"]
+__all__ = ["UNREACHED", "HostFailed", "contained", "is_of_the_moment", "is_unreached", "members_of"]
 
 OF_THE_MOMENT: Final = (
     Closed,
@@ -43,6 +45,17 @@ OF_THE_MOMENT: Final = (
     Voided,
 )
 """What passes by itself: nothing is wrong with what was asked."""
+_LINE: Final = ConnectionError | TimeoutError | gaierror | ssl.SSLError
+_NO_WAY: Final = frozenset(
+    (
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+        *(errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE, errno.ENOBUFS),
+    )
+)
+_NO_ADDRESS: Final = "Multiple exceptions: "
+"""How asyncio begins where it was refused at each of several addresses."""
+UNREACHED: Final = "is_unreached"
+"""The attribute of an error whose causes another process has, and by which it tells of them."""
 LINKS_MAX: Final = 100
 """Of a chain of errors that are looked at."""
 
@@ -57,14 +70,19 @@ def is_of_the_moment(error: BaseException) -> bool:
     return any(isinstance(link, OF_THE_MOMENT) for link in _links(error))
 
 
-def comes_from(error: BaseException, kinds: type[BaseException] | UnionType) -> bool:
-    """Tell whether an error is one of these, or was raised from one: clients of services do so."""
-    link: BaseException | None = error
-    for _ in range(LINKS_MAX):
-        if link is None or isinstance(link, kinds):
-            break
-        link = link.__cause__
-    return link is not None and isinstance(link, kinds)
+def is_unreached(error: BaseException) -> bool:
+    """Tell whether an error was raised since another service was not reached.
+
+    Clients have errors of their own, and some hide where those come from. Most of OSError is no
+    outage: what a service has answered, what is said of a file, or data that cannot be read.
+    """
+    return any(map(_says_unreached, _links(error, hidden=True)))
+
+
+def _says_unreached(link: BaseException) -> bool:
+    if type(link) is OSError:
+        return link.errno in _NO_WAY or str(link).startswith(_NO_ADDRESS)
+    return isinstance(link, _LINE) or UNREACHED in vars(link)
 
 
 def members_of(error: BaseException) -> Sequence[BaseException]:
@@ -73,8 +91,11 @@ def members_of(error: BaseException) -> Sequence[BaseException]:
     return group.exceptions if isinstance(error, BaseExceptionGroup) else ()
 
 
-def _links(error: BaseException) -> Iterator[BaseException]:
-    """Give an error, those that it was raised from, and those in groups of them."""
+def _links(error: BaseException, *, hidden: bool = False) -> Iterator[BaseException]:
+    """Give an error, those that it was raised from, and those in groups of them.
+
+    With `hidden` also what is not shown since it was raised `from None`.
+    """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting and len(seen) < LINKS_MAX:
@@ -85,5 +106,5 @@ def _links(error: BaseException) -> Iterator[BaseException]:
         yield link
         waiting += members_of(link)
         waiting.append(link.__cause__)
-        if not link.__suppress_context__:
+        if hidden or not link.__suppress_context__:
             waiting.append(link.__context__)

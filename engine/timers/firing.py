@@ -43,7 +43,7 @@ from ..model.codec import Metadata, read_metadata
 from ..model.messages import Envelope
 from ..model.timers import TimedCommands
 from ..runtime.bell import Bell
-from ..runtime.contained import is_of_the_moment
+from ..runtime.contained import is_of_the_moment, is_unreached
 from ..runtime.ports import Ports, jumps_of
 from ..runtime.safely import shows_messages, text_of
 from ..statistics import TimerStatistics
@@ -395,7 +395,8 @@ class Firing:
         """Let a timer wait again, or set it aside."""
         attempts = timer.attempts + 1
         retries = self._limits.timer_retries
-        if is_of_the_moment(error) or isinstance(error.__cause__, OSError):
+        of_system = isinstance(error.__cause__, OSError)
+        if of_system or is_of_the_moment(error) or is_unreached(error):
             retries = max(retries, _PATIENT_RETRIES)
         parked = attempts > retries
         seconds = min(2.0 ** min(attempts - 1, _DOUBLINGS_MAX), _RETRY_SECONDS_MAX)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,29 @@ async def test_a_member_says_that_a_projection_of_the_owner_rests(
             with pytest.raises(ProjectionLag) as late:
                 await engine.query(GetTally("c"), at=end, timeout=0)
             assert late.value.states == {"tallies": "paused"}
+
+
+async def test_many_that_wait_in_vain_at_once_ask_the_owner_once(tmp_path: Path) -> None:
+    """It is asked while something is wrong, and has the commands of all to run."""
+    async with joined(tmp_path) as owner, joined(tmp_path) as member:
+        await owner.projections.pause("tallies")
+        end = (await owner.execute(Add("c", 1))).position
+        joined_: Any = member._joined  # pyright: ignore[reportPrivateUsage]
+        answers, asked = joined_.reads.answers, 0
+        ask = answers._states
+
+        async def counted() -> Mapping[str, str]:
+            nonlocal asked
+            asked += 1
+            found: Mapping[str, str] = await ask()
+            return found
+
+        answers._states = counted
+        found = await asyncio.gather(
+            *(member.query(GetTally("c"), at=end, timeout=0) for _ in range(50)),
+            return_exceptions=True,
+        )
+        assert {str(late) for late in found} == {
+            "position 1 is not yet in the views: tallies is 1 behind, at 0 (paused)"
+        }
+        assert asked == 1

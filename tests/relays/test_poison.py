@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from email.message import Message as Headers
+from gzip import BadGzipFile
 from socket import gaierror
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -206,6 +209,9 @@ def to_fetch(message: Message) -> Command:
     return Fetch("a")
 
 
+_NOT_FOUND = HTTPError("http://service", 404, "not found", Headers(), None)
+
+
 class Service:
     """Is away for some calls."""
 
@@ -236,13 +242,15 @@ async def test_a_service_that_a_handler_does_not_reach_buries_no_message(
     resources: dict[type, object] = {Service: service}
     async with Engine([Fetching], resources=resources) as engine, consumer.running(engine):
         await finished(consumer, 1)
-        service.failures = [FileNotFoundError()]  # which is no service's
-        await broker.put(topic, "m-2", b"{}")
-        await finished(consumer, 2)
+        for number, answer in enumerate((FileNotFoundError(), BadGzipFile(), _NOT_FOUND), 2):
+            service.failures = [answer]  # which tells of no outage
+            await broker.put(topic, f"m-{number}", b"{}")
+            await finished(consumer, number)
 
     done = consumer.statistics()
-    assert (done.executed, done.buried, done.retries) == (1, 1, 3)
-    assert [message.id for message in await broker.messages(f"{topic}-dead")] == ["m-2"]
+    assert (done.executed, done.buried, done.retries) == (1, 3, 3)
+    dead = await broker.messages(f"{topic}-dead")
+    assert [message.id for message in dead] == ["m-2", "m-3", "m-4"]
 
 
 async def test_who_may_do_it_is_asked_again_where_nobody_is_reached(

@@ -11,14 +11,14 @@ _SPIN_SECONDS = 0.05
 _NAP_SECONDS = 0.001
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    """Let the loop run until a condition holds; for a minute, whatever clock the loop has."""
+async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Let the loop run until a condition holds; raise AssertionError if it never does."""
     begin = time.monotonic()
     # A simulated loop's time would move on by a nap: there the loop only turns.
     naps = type(asyncio.get_running_loop()).__module__.partition(".")[0] in ("asyncio", "uvloop")
     while not condition():
         waited = time.monotonic() - begin
-        if waited > 60:
+        if waited > seconds:
             raise AssertionError("the condition never came true")
         # Who waits this long waits for a thread, a server or a process, and leaves it the core.
         await asyncio.sleep(_NAP_SECONDS if naps and waited > _SPIN_SECONDS else 0)

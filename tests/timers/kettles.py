@@ -88,8 +88,9 @@ class Kettle(Aggregate, kind="kettle"):
     def switch_off(self, command: SwitchOff, ctx: Context) -> SwitchedOff | None:
         runs.append(("off", self.id, ctx))
         if self.id in failing:
-            wrong = ConnectionError if self.id.startswith("far") else RuntimeError
-            raise wrong("the switch is stuck")
+            wrong = ConnectionError if self.id == "far" else RuntimeError
+            cause = ConnectionRefusedError() if self.id == "client" else None
+            raise wrong("the switch is stuck") from cause
         if command.why == "refuse":
             raise Rejected("stays-on", "it stays on")
         return SwitchedOff(command.why) if self.is_on else None

@@ -107,7 +107,7 @@ async def stands(engine: Engine, clock: ManualClock, *, waiting: int, parked: in
         found = numbers(engine).waiting, numbers(engine).parked
         return tally.seconds is None and found == (waiting, parked)
 
-    await until(is_settled)
+    await until(is_settled, seconds=15)
     clock.advance(2)
 
 
@@ -382,7 +382,8 @@ async def test_a_timer_that_is_damaged_keeps_no_other_from_its_time(
         assert "another time, command or metadata of it" in verified(f"sqlite:{path}")[1][0]
 
     async with opened(f"sqlite:{path}", clock) as engine:
-        await until(lambda: ("off", "b") in [run[:2] for run in runs])
+        await until(lambda: engine.failed or ("off", "b") in [run[:2] for run in runs])
+        assert engine.failed is None
         await engine.execute(SwitchOn("c", 1))
         for _ in range(5):
             clock.advance(2)  # all are asked for again

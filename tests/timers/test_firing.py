@@ -243,12 +243,13 @@ async def test_what_fails_is_tried_again_and_then_set_aside(
         assert await engine.retry_timers() == 0
 
 
+@pytest.mark.parametrize("far", ["far", "client"])
 async def test_a_service_that_is_away_is_waited_for_and_sets_nothing_aside(
-    clock: ManualClock,
+    clock: ManualClock, far: str
 ) -> None:
-    failing.add("far")
+    failing.add(far)
     async with kettles(MemoryStore(), clock, limits=Limits(timer_retries=1)) as engine:
-        await engine.execute(SwitchOn("far", 1))
+        await engine.execute(SwitchOn(far, 1))
         clock.advance(MINUTE)
         for tries in range(1, 9):
             await failed(engine, tries)
@@ -257,7 +258,7 @@ async def test_a_service_that_is_away_is_waited_for_and_sets_nothing_aside(
         failing.clear()
         clock.advance(5 * MINUTE)
         await fired(engine)
-        assert await events(engine, "far") == ["SwitchedOn", "SwitchedOff"]
+        assert await events(engine, far) == ["SwitchedOn", "SwitchedOff"]
 
 
 async def test_what_failed_and_works_again_is_run(engine: Engine, clock: ManualClock) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, date, datetime, timedelta
 from typing import cast
 
+import msgspec
 import pytest
 
 from engine import (
@@ -209,8 +210,32 @@ class Booked(Event, name="booked"):
     guests: int
 
 
+class Party(msgspec.Struct):
+    """A table, and those beside it: it may be nested."""
+
+    guests: int
+    beside: list[Party] = []
+
+
+class Seat(Command):
+    room: Id
+    guests: int
+
+
+class Seated(Event, name="seated"):
+    party: Party
+
+
 class Room(Aggregate, kind="room"):
     booked: int = 0
+
+    @handles
+    def seat(self, command: Seat) -> Seated:
+        return Seated(Party(1, [Party(True if command.guests == 9 else command.guests)]))
+
+    @applies
+    def on_seated(self, event: Seated) -> None:
+        self.booked += 1
 
     @handles
     def book(self, command: Book) -> Booked:
@@ -250,3 +275,12 @@ async def test_what_a_handler_gives_an_event_is_told_by_its_path() -> None:
         with pytest.raises(HandlerFailed, match=r"booked .* at `\$.guests`: Expected `int`"):
             await engine.execute(Book("1", DAY, guests=9))
         assert (await engine.execute(Book("1", DAY, extra=True))).version == 1  # no event has it
+
+
+async def test_what_python_takes_is_told_also_of_an_event_that_may_be_nested() -> None:
+    async with Engine([Room]) as engine:
+        with pytest.raises(HandlerFailed, match=r"seated .* at `\$.party.beside\[0\].guests`"):
+            await engine.execute(Seat("1", 9))
+        with pytest.raises(InvalidInput, match=r"Seat .*: Expected `int`, got `bool`"):
+            await engine.execute(Seat("1", guests=True))
+        assert (await engine.execute(Seat("1", 2))).version == 1

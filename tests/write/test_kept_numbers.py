@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import msgspec
 import pytest
 
 from engine import Aggregate, Command, Decision, Engine, Event, HandlerFailed, Id, applies, handles
+from engine.members.waiting import Waiting, give_receipt
+from engine.members.wire import Done
+from engine.model.messages import Envelope
 
 
 class Marked(Event, name="marked"):
@@ -115,3 +119,16 @@ async def test_a_key_of_a_clients_that_is_called_as_ours_stays_in_a_reply(
             assert (await engine.execute(pay("t"), key="k")).reply == gave
     async with Engine([till], store=store) as engine:
         assert (await engine.execute(pay("t"), key="k")).reply == gave
+
+
+async def test_a_reply_of_an_owner_that_tells_names_inside_is_read() -> None:
+    """A release before put them there; the command was run, and its caller was told of no reply."""
+    _, pay = paying(PaidBill, PaidBill(Paid.PAID))
+    line = b'["done",1,"till:t",1,1,null,[]]'
+    told = msgspec.json.decode(line, type=Done)
+    kept = b'{"state":2,"#names":[[2,"PAID"]]}'
+    answer = asyncio.get_running_loop().create_future()
+    waiting = Waiting(Envelope(command=pay("t")), "pay", b"", answer, None)
+    give_receipt(msgspec.structs.replace(told, reply=kept), waiting)
+
+    assert (await answer).reply == PaidBill(Paid.PAID)

@@ -27,7 +27,7 @@ from ...model.projection import ProjectionDefinition, Reacting
 from ...model.reactor import commands_given
 from ...model.stored import StoredEvent
 from ...runtime.bell import Bell
-from ...runtime.contained import comes_from, contained, is_of_the_moment, members_of
+from ...runtime.contained import contained, is_of_the_moment, is_unreached, members_of
 from ...runtime.ports import Ports
 from ...runtime.tracebacks import traceback_text
 from ...statistics import ReactionStatistics
@@ -237,7 +237,8 @@ class ReactorTarget:
         members = members_of(error)
         if members:
             return all(map(self.may_pass, members))
-        return is_of_the_moment(error) or comes_from(error, OSError)
+        of_system = isinstance(error.__cause__, OSError)
+        return of_system or is_of_the_moment(error) or is_unreached(error)
 
     def stop(self) -> None:
         """Begin no more reactions, since the engine stops; what is accepted gets its answer."""
