@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import random
 import re
+import secrets
+import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -184,6 +189,33 @@ def test_a_program_that_reaches_for_the_real_world_is_told_where() -> None:
     for reaching, what in ((by_chance, "uuid.uuid4"), (by_the_clock, "time.time")):
         with pytest.raises(SimulationFailed, match=f"reached for the real world: {what}"):
             simulate(engine_of, reaching, holds, seeds=20)
+
+
+def _by_socket(use: Callable[[socket.socket], object]) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as opened:
+        use(opened)
+
+
+REACHES: dict[str, Callable[[], object]] = {
+    "getaddrinfo": lambda: socket.getaddrinfo("localhost", 25),
+    "sendto": partial(_by_socket, lambda s: s.sendto(b"", ("127.0.0.1", 9))),
+    "connect_ex": partial(_by_socket, lambda s: s.connect_ex(("127.0.0.1", 9))),
+    "Popen": lambda: subprocess.run(["true"], check=False),
+    "system": lambda: os.system("true"),
+    "choices": lambda: random.choices([1, 2]),
+    "gauss": lambda: random.gauss(0, 1),
+    "randbelow": lambda: secrets.randbelow(2),
+}
+
+
+@pytest.mark.parametrize("what", REACHES)
+def test_a_program_that_reaches_a_network_a_process_or_chance_is_refused(what: str) -> None:
+    async def reaching(engine: Engine, simulation: Simulation) -> None:
+        with contextlib.suppress(Exception):  # as a client that tries again hides it
+            REACHES[what]()
+
+    with pytest.raises(SimulationFailed, match=rf"reached for the real world: (\w+\.)?{what}"):
+        simulate(engine_of, reaching, holds, seeds=1)
 
 
 def test_a_program_may_log() -> None:

@@ -1,9 +1,9 @@
 """Refuses, at the call, what would let the real world into a simulated one.
 
-Rules: while it stands, real clocks, the process's own randomness, new threads and sockets raise
-`Fenced` in the thread that runs the simulation, and work in every other one. It sees what is
-reached through its module (`time.time()`), not a function that was imported by name before. Where
-`logs` is set, records of `logging` have their real time, by which nothing is decided.
+Rules: while it stands, real clocks, the process's own randomness, new threads, processes and
+sockets raise `Fenced` in the thread that runs the simulation, and work in every other one. It sees
+what is reached through its module (`time.time()`), not a function that was imported by name before.
+Where `logs` is set, records of `logging` have their real time, by which nothing is decided.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import random
 import secrets
 import socket
+import subprocess
 import threading
 import time
 import uuid
@@ -27,19 +28,24 @@ class Fenced(Exception):
     """Simulated code reached for the real world."""
 
 
+_NO_CHANCE: Final = {"Random", "SystemRandom", "seed", "getstate", "setstate"}
+_SECRETS: Final = ("choice", "randbelow", "randbits", "token_bytes", "token_hex")
+_NO_NETWORK: Final = "nothing: a simulated world has no network"
+_NO_PROCESSES: Final = "nothing: a simulated world has one process"
 _FENCED: Final[tuple[tuple[Any, str, str], ...]] = (
     *((time, name, "the loop's time or the clock port") for name in ("time", "time_ns")),
     *((time, name, "the loop's time or the clock port") for name in ("monotonic", "monotonic_ns")),
     *((time, name, "the stopwatch port") for name in ("perf_counter", "perf_counter_ns")),
     (time, "sleep", "asyncio.sleep"),
-    *((random, name, "the ids port") for name in ("random", "randrange", "randint", "choice")),
-    *((random, name, "the ids port") for name in ("shuffle", "uniform", "getrandbits", "sample")),
+    *((random, name, "the ids port") for name in random.__all__ if name not in _NO_CHANCE),
     *((uuid, name, "the ids port") for name in ("uuid1", "uuid4")),
-    *((secrets, name, "the ids port") for name in ("token_bytes", "token_hex", "randbits")),
+    *((secrets, name, "the ids port") for name in _SECRETS),
     (os, "urandom", "the ids port"),
     (threading.Thread, "start", "the workers port"),
-    (socket.socket, "connect", "nothing: a simulated world has no network"),
-    (socket.socket, "bind", "nothing: a simulated world has no network"),
+    *((socket.socket, name, _NO_NETWORK) for name in ("connect", "connect_ex", "bind", "sendto")),
+    *((socket, name, _NO_NETWORK) for name in ("getaddrinfo", "gethostbyname")),
+    (subprocess.Popen, "__init__", _NO_PROCESSES),
+    *((os, name, _NO_PROCESSES) for name in ("system", "fork")),
 )
 
 
