@@ -6,16 +6,18 @@ import asyncio
 import logging
 from typing import Any
 
-from engine import Limits, Ports, Voided
+import pytest
+
+from engine import Engine, Limits, Ports, StoreFailed, Voided
 from engine.model.messages import Envelope
 from engine.model.stored import StoredEvent
-from engine.stores.contract.log import Write
+from engine.stores.contract.log import Batch, Committed, Write
 from engine.stores.memory import MemoryStore
 from engine.write.entries import Entry, EntryPart
 from engine.write.journal import Journal
 from engine.write.mailbox import Intake, Mail
 from engine.write.snapshot import Frozen
-from tests.support.counters import Add
+from tests.support.counters import Add, Counter
 
 
 class Standing:
@@ -91,3 +93,16 @@ async def test_who_stands_still_for_a_void_decision_goes_on() -> None:
 
         assert isinstance(answer.exception(), Voided)
         assert [one.incarnation for one in both] == [1, 1]
+
+
+class Full(MemoryStore):
+    """A store that has no room."""
+
+    async def append(self, batch: Batch) -> Committed:
+        raise StoreFailed("there is no room. Make some.", written=False, passes=True)
+
+
+async def test_what_the_store_says_ends_with_one_full_stop() -> None:
+    async with Engine([Counter], store=Full()) as engine:
+        with pytest.raises(Voided, match=r"Make some\. Nothing was written; send again\.$"):
+            await engine.execute(Add("c", 1))
