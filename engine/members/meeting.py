@@ -381,7 +381,10 @@ def _folders(address: str) -> list[str]:
 
 
 def _said(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+    why = error.strerror or type(error).__name__
+    if isinstance(error, ssl.SSLError):
+        why += ". Look at sslcert and sslkey: a certificate, and its key without a password"
+    return why
 
 
 def meeting_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from engine import StoreRefused
+from engine import StoreFailed, StoreRefused
 from engine.members.wire import Welcome
 from tests.members.transports import TOKEN, Member, Owner
 from tests.support.certificates import certify
@@ -101,3 +102,16 @@ async def test_a_certificate_for_another_place_is_told_as_that(tmp_path: Path) -
     async with owner.open():
         with pytest.raises(StoreRefused, match=r"give it a certificate for 127\.0\.0\.1"):
             await Member().join(owner)
+
+
+async def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    """OpenSSL would ask a terminal, and the whole process would wait for it."""
+    key = certify(tmp_path, "here", "IP:127.0.0.1").with_suffix(".key")
+    open_ = key.with_suffix(".open")
+    key.rename(open_)
+    lock = ["openssl", "pkey", "-in", str(open_), "-aes256", "-passout", "pass:secret"]
+    subprocess.run([*lock, "-out", str(key)], check=True, capture_output=True)
+    owner = Owner(listening(tmp_path), listening(tmp_path), "tls")
+    with pytest.raises(StoreFailed, match=r"listened for .*sslkey: .* without a password"):
+        async with owner.open():
+            pass

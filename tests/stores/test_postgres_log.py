@@ -19,7 +19,7 @@ from engine.stores.postgres.log.schema import MIGRATIONS, schema_sql, with_schem
 from engine.stores.postgres.log.store import PostgresStore
 from engine.testing.conformance import append, event, feed, numbers, request
 from tests.support.counters import Add, Counter
-from tests.support.postgres import Server, asked
+from tests.support.postgres import Server, asked, connected
 
 
 def store_of(server: Server, schema: str, *options: str, user: str = "postgres") -> PostgresStore:
@@ -365,6 +365,25 @@ async def test_what_changes_the_meaning_of_statements_is_refused_by_name(
 
     with pytest.raises(StoreRefused, match=f"{setting}={value}"):
         await store_of(postgres, schema, user=role).open(Ports())
+
+
+async def test_a_user_for_whom_triggers_run_as_for_any_is_taken(
+    postgres: Server, schema: str
+) -> None:
+    role = f"local_{schema}"
+    await asked(postgres, f"CREATE ROLE {role} LOGIN SUPERUSER")
+    await asked(postgres, f"ALTER ROLE {role} SET session_replication_role = local")
+    store = store_of(postgres, schema, user=role)
+    await store.open(Ports())
+    await append(store, AppendRequest([Write("a:1", 0, [event(1)])]))
+    outside = await connected(postgres)
+    try:
+        await outside.execute("SET session_replication_role = local")
+        with pytest.raises(Exception, match="never changed and never deleted"):
+            await outside.execute(f"DELETE FROM {schema}.events")
+    finally:
+        await outside.close()
+        await store.close()
 
 
 async def test_a_schema_without_claims_gets_them(postgres: Server, schema: str) -> None:

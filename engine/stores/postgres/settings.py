@@ -38,8 +38,9 @@ _NEEDED: Final = (
     ("server_encoding", "UTF8"),
     ("default_transaction_isolation", "read committed"),
     ("standard_conforming_strings", "on"),
-    ("session_replication_role", "origin"),  # otherwise no trigger guards the log
+    ("session_replication_role", "origin"),  # with replica no trigger guards the log
 )
+_AS_GOOD: Final = {"session_replication_role": ("local",)}
 _READ: Final = "SELECT pg_catalog.pg_is_in_recovery()::text, " + ", ".join(
     f"pg_catalog.current_setting('{name}')" for name in _SETTINGS
 )
@@ -72,7 +73,7 @@ async def check_settings(connection: Connection, address: Address) -> None:
                 f"or for this user, or add allow={name} to the URL if that may happen"
             )
     for setting, wanted in _NEEDED:
-        if found[setting] != wanted:
+        if found[setting] not in (wanted, *_AS_GOOD.get(setting, ())):
             raise StoreRefused(
                 f"{address.name} has {setting}={found[setting]}, and {wanted} is needed: set it "
                 f"for this user or database, or make a database that has it"
