@@ -26,7 +26,7 @@ from ..runtime.ports import Ports
 from ..stores.contract.outside import LogReader, Rows
 from .application import APP_HELP, engine_of
 from .options import DONE, FAILED, USAGE, moment, named_log, path, some, stream, whole
-from .output import say
+from .output import say, tell
 from .printing import counted, spreadsheet_cell
 from .progress import ending_tidily
 from .search import Search
@@ -131,8 +131,10 @@ def _run(options: argparse.Namespace) -> int:
             if grows:
                 with Folder(to, form, reader) as folder:
                     return _add_files(options, reader, folder, form)
-            count = _write(to, form, _selected(options, reader), _omitted(options, form))
+            omitted = _omitted(options, form)
+            count = _write(to, form, _selected(options, reader), omitted)
     say(f"exported {counted(count, 'event')}")
+    _tell_undeclared(options, omitted)
     return DONE
 
 
@@ -188,7 +190,16 @@ def _add_files(options: argparse.Namespace, reader: LogReader, folder: Folder, f
         files += 1
         after = last
     say(f"exported {counted(count, 'event')} into {counted(files, 'file')}, to position {after:,}")
+    _tell_undeclared(options, omitted)
     return DONE
+
+
+def _tell_undeclared(options: argparse.Namespace, omitted: Omitted) -> None:
+    for name in sorted(omitted.undeclared):
+        tell(
+            f"the payloads of {name!r} are left out: {options.app} declares no class for all of "
+            f"its versions, so nobody knows which fields are private"
+        )
 
 
 def _end_before(reader: LogReader, time: int) -> int:

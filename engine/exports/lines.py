@@ -50,27 +50,36 @@ _ENCRYPTED: Final = frozenset([SEALED])
 
 
 class Omitted:
-    """Fields of payloads that are not exported, at the first level."""
+    """Fields of payloads that are not exported, at the first level.
+
+    Of an event that no class declares nobody knows them, so its payload is left out.
+    """
 
     def __init__(
         self,
         names: Sequence[str],
-        private: Mapping[str, frozenset[str]] | None = None,
+        private: Mapping[tuple[str, int], frozenset[str]] | None = None,
         *,
         sealed: bool = False,
     ) -> None:
-        """Take fields of all events, those of events by name, and whether what is encrypted is one.
+        """Take fields of all events, those of each type, and whether what is encrypted is one.
 
-        Without `private` nobody knows which fields are that.
+        Without `private` nobody knows which fields are that, and nobody asked.
         """
         self._names = frozenset([*names, SEALED] if sealed else names)
-        self._private = private or {}
+        self._private = private
+        self.undeclared: set[str] = set()
+        """Names of events whose payloads were left out."""
         self.changes_lines = bool(names) or private is not None
         """Whether a line may be of another event than the log has."""
 
-    def of(self, name: str, payload: bytes) -> bytes:
+    def of(self, name: str, version: int, payload: bytes) -> bytes:
         """Give an event's payload without them; the others stay as they stand."""
-        names = self._names | self._private.get(name, frozenset())
+        private = frozenset[str]() if self._private is None else self._private.get((name, version))
+        if private is None:
+            self.undeclared.add(name)
+            return b"{}"
+        names = self._names | private
         # The engine writes that name as it stands; any other may be written with escapes.
         if not names or (names == _ENCRYPTED and SEALED.encode() not in payload):
             return payload
@@ -135,7 +144,7 @@ def _payload(stored: StoredEvent, omitted: Omitted) -> bytes:
     try:
         stored.payload.decode()  # which JSON's own reader does not look at
         payload = bytes(msgspec.json.format(stored.payload, indent=-1))
-        return omitted.of(stored.name, payload)
+        return omitted.of(stored.name, stored.event_version, payload)
     except UNDECODABLE as error:
         raise Damaged(stored.position, f"the payload of {stored.name} is no JSON object") from error
 

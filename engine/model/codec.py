@@ -324,12 +324,12 @@ class EventRegistry:
         return frozenset(self.upcasting.today(cls).event_name for cls in found)
 
     @property
-    def private(self) -> Mapping[str, frozenset[str]]:
-        """Fields that no export has, by the stored name: those of all its versions."""
+    def private(self) -> Mapping[tuple[str, int], frozenset[str]]:
+        """Fields that no export has, of each type that is declared: those of all its versions."""
         found: dict[str, frozenset[str]] = {}
         for (name, _), entry in self._by_name.items():
             found[name] = found.get(name, frozenset()) | private_fields(entry.cls)
-        return found
+        return {(name, version): found[name] for name, version in self._by_name}
 
     def is_personal(self, classes: Iterable[type[Event]]) -> bool:
         """Tell whether events that are of these classes today have personal fields, or had some."""

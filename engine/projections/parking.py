@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import Damaged
 from ..model.stored import StoredEvent
+from ..runtime.safely import shows_messages
 from ..runtime.tracebacks import traceback_text
 from ..stores.contract.views import Parked, what_of
 
@@ -93,14 +94,14 @@ class Parking:
             logger.error(
                 "projection %s set the event at position %d aside (%s of %s), which it cannot "
                 "fold: %s. All later events of key %s wait behind it, and everything else goes on. "
-                "Mend the cause, then retry what is parked, or skip it",
+                "Mend the cause, then retry what is parked, or skip it\n%s",
                 projection,
                 each.position,
                 each.event,
                 each.stream,
                 type(error).__qualname__,
                 each.key,
-                exc_info=error,
+                traceback_text(error, messages=shows_messages(logger)),
             )
 
     def released(self, events: Sequence[Parked]) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from typing import Any
 
-from ..errors import EngineError, Overloaded, StoreFailed, StreamUnreadable
+from ..errors import EngineError, Overloaded, Rejected, StoreFailed, StreamUnreadable
 from ..model.footprint import footprint
 from ..model.stored import StoredEvent
 from ..runtime.safely import described
@@ -204,7 +204,9 @@ class Resident(Folded):
         if isinstance(cause, StoreFailed) and cause.passes:
             error = not_now(self.stream, cause)
         else:
-            error = StreamUnreadable(f"{self.stream} cannot be loaded: {described(cause)}")
+            is_own = isinstance(cause, EngineError) and not isinstance(cause, Rejected)
+            why = described(cause) if is_own else type(cause).__name__
+            error = StreamUnreadable(f"{self.stream} cannot be loaded: {why}")
             error.__cause__ = cause
         self.kind.residents.forget(self)
         self.refuse_waiting(error)

@@ -13,6 +13,7 @@ from engine import (
     Private,
     Projection,
     Query,
+    Retired,
     Row,
     Table,
     Views,
@@ -84,4 +85,11 @@ async def seen(query: Seen, views: Views) -> None:
 def make_engine(store: str = "memory:") -> Engine:
     return Engine(
         [Person], projections=[Staff], answers=[seen], store=store, upcasters=[without_remark]
+    )
+
+
+def make_later_engine(store: str = "memory:") -> Engine:
+    """Give the application of a release that has no class of version 1 any more."""
+    return Engine(
+        [Person], projections=[Staff], answers=[seen], store=store, retired=[Retired("hired", (1,))]
     )

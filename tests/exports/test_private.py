@@ -77,6 +77,21 @@ def test_no_export_with_the_application_has_what_is_private(
     assert [name for name in names if name in said] == []
 
 
+@pytest.mark.parametrize("to", ["out.jsonl", "out.csv", "out.parquet", "out/"])
+def test_an_event_that_no_class_declares_any_more_is_exported_without_its_payload(
+    to: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    form = [] if to != "out/" else ["--format", "jsonl"]
+    app = ("--app", "tests.exports.staff:make_later_engine")
+    assert main(["export", "staff.db", "--to", to, *form, *app]) == 0
+
+    assert "the payloads of 'hired' are left out" in capsys.readouterr().err
+    said = words_of(folder)
+    assert "person:p-0" in said
+    assert "tills" in said, "of the version that is declared"
+    assert [secret for secret in SECRETS if secret in said] == []
+
+
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_what_is_encrypted_is_in_no_table(form: str, folder: Path) -> None:
     assert main(["export", "staff.db", "--to", f"out.{form}"]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import Engine, EngineFailed, Limits, Overloaded, Rejected
+from engine import Engine, EngineFailed, Limits, NotRun, Overloaded, Rejected
 from engine.runtime.safely import described, safe_logger
 from tests.strangers.unruly import (
     RAISED,
@@ -69,6 +69,28 @@ async def test_what_loading_raises_costs_one_stream(tmp_path: Path, place: str, 
         assert is_not_run(both[0]), both
         assert not isinstance(both[1], Exception), both
         await assert_others_go_on(engine, version=2)
+
+
+@pytest.mark.parametrize(
+    "error", [LookupError("Ann, of Long Street"), Rejected("no", "Ann, of Long Street")]
+)
+async def test_an_aggregate_that_cannot_be_loaded_quotes_no_words_of_an_applier(
+    tmp_path: Path, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    store = f"sqlite:{tmp_path / 'jars.db'}"
+    async with Engine([Jar], store=store) as engine:
+        await engine.execute(Put("bad"))
+    async with Engine([Jar], store=store) as engine:
+        where["applier", "bad"] = fail
+        found = await answer(engine, Put("bad"))
+
+    assert f"jar:bad cannot be loaded: {type(error).__name__}" in str(found)
+    assert "Ann" not in str(found)
+    assert isinstance(found, NotRun)
+    assert found.__cause__ is error
 
 
 async def test_a_no_of_an_applier_leaves_no_trace_of_its_events() -> None:
