@@ -24,6 +24,7 @@ import msgspec
 from ..errors import DefinitionError
 
 __all__ = [
+    "UNRESOLVED",
     "PlainMeta",
     "Signature",
     "check_options",
@@ -37,7 +38,19 @@ __all__ = [
     "shared_default",
     "struct_of",
     "union_members",
+    "what_is_missing",
 ]
+
+UNRESOLVED: Final = (NameError, AttributeError)
+"""What an annotation raises whose name is not there yet, as `Name` or as `module.Name`."""
+
+
+def what_is_missing(error: BaseException) -> str:
+    """Say which name is not there, and why a module may be without it."""
+    if not isinstance(error, AttributeError):
+        return str(error)
+    text = str(error).partition(" (")[0]  # Python guesses behind it
+    return f"{text} yet. If modules import each other, put what both need into a third one"
 
 
 class PlainMeta(msgspec.StructMeta):
@@ -96,8 +109,9 @@ def fields_of(cls: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...
     try:
         return msgspec.structs.fields(cls)
     except Exception as error:  # of an annotation, which may be any expression
+        told = what_is_missing(error)
         raise DefinitionError(
-            f"an annotation of a field of {cls.__qualname__} cannot be resolved: {error}. Declare "
+            f"an annotation of a field of {cls.__qualname__} cannot be resolved: {told}. Declare "
             f"the type above the class, outside `if TYPE_CHECKING`."
         ) from error
 
@@ -109,9 +123,10 @@ def read_signature(
     where = getattr(function, "__qualname__", repr(function))
     try:
         hints = typing.get_type_hints(function, localns=dict(namespace), include_extras=True)
-    except NameError as error:
+    except UNRESOLVED as error:
+        told = what_is_missing(error)
         raise DefinitionError(
-            f"an annotation of {where} cannot be resolved: {error}. Import the name at the top of "
+            f"an annotation of {where} cannot be resolved: {told}. Import the name at the top of "
             f"the module, outside `if TYPE_CHECKING`: handlers are found by their annotations."
         ) from error
     parameters = list(inspect.signature(function).parameters.values())

@@ -25,7 +25,7 @@ from msgspec import inspect
 from msgspec.structs import astuple
 
 from ..errors import InvalidInput
-from .annotations import union_members
+from .annotations import UNRESOLVED, union_members
 from .copying import ATOMS, own_copy
 from .given import named
 
@@ -150,7 +150,7 @@ def _fields_of(cls: type[msgspec.Struct]) -> Iterable[tuple[str, inspect.Type]]:
     """Give the fields of a class with their types, as far as msgspec knows these."""
     try:
         info: Any = inspect.type_info(cls)
-    except NameError:
+    except UNRESOLVED:
         return ()
     except (TypeError, RecursionError):
         return [(name, found) for name in cls.__struct_fields__ if (found := _alone(cls, name))]

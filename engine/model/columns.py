@@ -17,6 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import DefinitionError
+from .annotations import UNRESOLVED
 from .exact import change_of, holds_itself
 from .texts import unfit
 from .withheld import text_without_values
@@ -61,7 +62,7 @@ def read_column(owner: str, name: str, annotation: Any) -> Column:
         info = inspect.type_info(annotation)
     except RecursionError:
         raise DefinitionError(holds_itself(where)) from None
-    except (TypeError, NameError) as error:
+    except (TypeError, *UNRESOLVED) as error:
         raise DefinitionError(
             f"{where} has a type that cannot be kept: {error}. Use types that msgspec decodes, "
             f"nested structs declared at the top of a module."

@@ -23,7 +23,7 @@ from msgspec import inspect
 
 from ..errors import DefinitionError, HandlerFailed
 from ..limits import NESTING_MAX
-from .annotations import struct_of
+from .annotations import UNRESOLVED, struct_of
 from .depth import decode_deep, nesting
 
 __all__ = [
@@ -141,7 +141,7 @@ def refuse_unencodable(cls: type[msgspec.Struct], what: str) -> None:
     """
     try:
         info = inspect.type_info(cls)
-    except (TypeError, NameError, RecursionError):
+    except (TypeError, *UNRESOLVED, RecursionError):
         return  # not known to msgspec, or not there yet: a value may be encoded all the same
     _Encodable(f"{what} {cls.__qualname__}").look(info, cls.__name__)
 
@@ -180,7 +180,7 @@ def mixed_fields(cls: type[msgspec.Struct]) -> tuple[str, ...]:
     """
     try:
         info: Any = inspect.type_info(cls)
-    except (TypeError, NameError, RecursionError):
+    except (TypeError, *UNRESOLVED, RecursionError):
         return cls.__struct_fields__
     return tuple(field.name for field in info.fields if _is_mixed(field.type, []))
 

@@ -32,6 +32,7 @@ import msgspec
 from ..errors import DefinitionError, InvalidInput
 from ..limits import NAME_LENGTH_MAX
 from .annotations import (
+    UNRESOLVED,
     PlainMeta,
     check_options,
     defaults_of,
@@ -154,7 +155,7 @@ class MessageMeta(PlainMeta):
 def _declare_tags(cls: Any, tags: Sequence[str]) -> None:
     if isinstance(cls, type) and issubclass(cls, Event):
         cls.event_tags = tags
-        with contextlib.suppress(NameError):  # a type that is declared below: asked again
+        with contextlib.suppress(*UNRESOLVED):  # a type that is declared below: asked again
             cls.__tagged__()
     elif tags:
         raise DefinitionError(f"{cls.__name__} is none, and only events have tags: drop tags")
@@ -222,7 +223,7 @@ class Command(
             raise DefinitionError(f"{cls.__name__} is a command, and commands have no version")
         cls.command_name = check_name(name or kebab(cls.__name__), f"command {cls.__name__}", mend)
         refuse_unencodable(cls, "command")
-        with contextlib.suppress(NameError):  # a type that is declared below: `reply_of` asks again
+        with contextlib.suppress(*UNRESOLVED):  # a type that comes later: `reply_of` asks again
             cls.command_reply = reply_form(cls, Command, defining_namespace(2))
 
 
@@ -272,7 +273,7 @@ class Event(msgspec.Struct, metaclass=MessageMeta, forbid_unknown_fields=True):
         try:
             cls.event_exactness = exactness_of(cls, "event")
             personal_form(cls, subject)
-        except NameError:  # a type that is declared below: asked again by whoever uses the event
+        except UNRESOLVED:  # a type that is declared below: asked again by whoever uses the event
             cls.event_exactness = None
 
     @classmethod
@@ -398,7 +399,7 @@ def reply_of(command: type[Command]) -> ReplyForm | None:
     if command.command_reply is None:
         try:
             command.command_reply = reply_form(command, Command, {})
-        except NameError as error:
+        except UNRESOLVED as error:
             raise DefinitionError(
                 f"the reply of command {command.__qualname__} cannot be resolved: {error}. Declare "
                 f"the type in its module, outside `if TYPE_CHECKING`"

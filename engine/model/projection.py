@@ -20,12 +20,14 @@ import msgspec
 
 from ..errors import DefinitionError, UsageError
 from .annotations import (
+    UNRESOLVED,
     Signature,
     defining_namespace,
     read_signature,
     refuse_option,
     refuse_shadowing,
     union_members,
+    what_is_missing,
 )
 from .messages import Command, Event, Meta, check_name
 from .rows import Row, RowShape
@@ -365,9 +367,10 @@ def _read_tables(
     where = cls.__qualname__
     try:
         hints = typing.get_type_hints(cls, localns=dict(namespace), include_extras=True)
-    except NameError as error:
+    except UNRESOLVED as error:
+        told = what_is_missing(error)
         raise DefinitionError(
-            f"a table of projection {where} cannot be resolved: {error}. Declare its row before "
+            f"a table of projection {where} cannot be resolved: {told}. Declare its row before "
             f"the projection, and import it outside `if TYPE_CHECKING`."
         ) from error
     tables: dict[str, TableDefinition] = {}

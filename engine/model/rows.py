@@ -17,7 +17,14 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import DefinitionError
-from .annotations import PlainMeta, check_options, defining_namespace, shared_default
+from .annotations import (
+    UNRESOLVED,
+    PlainMeta,
+    check_options,
+    defining_namespace,
+    shared_default,
+    what_is_missing,
+)
 from .columns import Column, Scalar, bare_type, name_of_type, read_column
 from .for_pydantic import core_schema, json_schema
 
@@ -192,9 +199,10 @@ def _read_shape(
         key = inherited.key
     try:
         hints = typing.get_type_hints(cls, localns=dict(namespace), include_extras=True)
-    except NameError as error:
+    except UNRESOLVED as error:
+        told = what_is_missing(error)
         raise DefinitionError(
-            f"a field of row {where} cannot be resolved: {error}. Declare its type before the row, "
+            f"a field of row {where} cannot be resolved: {told}. Declare its type before the row, "
             f"and import it outside `if TYPE_CHECKING`."
         ) from error
     shared = shared_default(cls)

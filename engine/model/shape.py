@@ -23,7 +23,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import DefinitionError
-from .annotations import defaults_of, struct_of
+from .annotations import UNRESOLVED, defaults_of, struct_of
 from .exact import holds_itself
 from .messages import Event
 from .numbers import gives_own_names
@@ -91,7 +91,7 @@ def _info(cls: type[msgspec.Struct]) -> inspect.StructType:
         info = inspect.type_info(cls)
     except RecursionError:
         raise DefinitionError(holds_itself(cls.__qualname__)) from None
-    except (TypeError, NameError) as error:
+    except (TypeError, *UNRESOLVED) as error:
         raise DefinitionError(
             f"the fields of {cls.__qualname__} cannot be stored: {error}. Use types that msgspec "
             f"decodes, declared at the top of a module."

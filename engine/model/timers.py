@@ -17,6 +17,7 @@ import msgspec
 
 from ..errors import DefinitionError, HandlerFailed, InvalidInput
 from ..limits import Limits
+from .annotations import UNRESOLVED
 from .checking import checked_copy
 from .depth import decode_deep
 from .exact import Exactness, exactness_of
@@ -224,7 +225,7 @@ class TimedCommands:
             )
         try:
             exactness = exactness_of(cls, "command")
-        except (DefinitionError, NameError) as error:
+        except (DefinitionError, *UNRESOLVED) as error:
             raise HandlerFailed(f"{where} gives a timer: {error}. Nothing was written.") from error
         config = cls.__struct_config__
         decode = msgspec.json.Decoder(cls).decode
