@@ -3,7 +3,9 @@
 Rules: a command carries the session of the one that leads. Its owner writes it only while that one
 leads, which the database tells: so nothing of a former one comes behind what the next one has read
 of the log. A timer's command is written only if the timer stands. Whether it wrote anything is not
-told, so each timer is settled, which does nothing to one that is gone.
+told, so each timer is settled, which does nothing to one that is gone. A receipt counts when its
+events are in the log as this process reads it: a server that took over may lack them, while their
+owner has not noticed yet.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 
 import msgspec
 
+from ...errors import OutcomeUnknown
 from ...model.messages import Envelope, Receipt
 from ...stores.contract.timers import FiredTimer
 from ...wiring import Wiring
@@ -36,6 +39,8 @@ class Leading:
         """Let what this engine gives go to its owners by `send`."""
         self._store = wiring.store
         self._send = send
+        self._seen_to = 0
+        """Where the log ended as this looked last."""
         wiring.give_by(self.react, self.fire)
 
     def _origin(self, depth: int, fired: FiredTimer | None = None) -> Origin:
@@ -43,7 +48,18 @@ class Leading:
 
     def react(self, envelope: Envelope, /, depth: int) -> Sent:
         """Send the command of a reactor."""
-        return self._send(envelope, self._origin(depth))
+        return asyncio.ensure_future(self._seen(self._send(envelope, self._origin(depth))))
+
+    async def _seen(self, sent: Sent) -> Receipt:
+        receipt = await (sent if isinstance(sent, asyncio.Future) else await sent)
+        if receipt.position > self._seen_to:
+            self._seen_to = (await self._store.head()).position
+        if receipt.position > self._seen_to:
+            raise OutcomeUnknown(
+                "the log ends before the events of this command: a failover has lost them. Send it "
+                "again with its key"
+            )
+        return receipt
 
     def fire(self, envelope: Envelope, fired: FiredTimer, depth: int, /) -> _Fired:
         """Send the command of a timer; raise NotRun."""

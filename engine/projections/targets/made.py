@@ -63,8 +63,6 @@ class Made:
         self._limits = limits
         self._begin = f'{{"key":"reaction:{reactor}:'.encode()
         """Of the metadata of an event whose command this reactor gave."""
-        self._since: int | None = None
-        """Of all events behind this position it is known what was made because of them."""
         self._finished: set[int] = set()
         """Events of which all is done in this life, and that the checkpoint may not contain."""
         self._through: dict[int, int] = {}
@@ -73,10 +71,15 @@ class Made:
         """Places of the commands that a former life has made, by event."""
 
     async def begin(self, checkpoint: int) -> None:
-        """Learn what was made behind a checkpoint, unless it is known."""
-        if self._since is None or checkpoint < self._since:
-            self._since = checkpoint
-            await self.look(checkpoint, lambda position: position > checkpoint)
+        """Learn what was made behind a checkpoint, and believe nothing else.
+
+        A server that took over from another one may lack the last events, and so what was told of.
+        """
+        self._finished.clear()
+        for known in (self._through, self._places):
+            for position in [position for position in known if position > checkpoint]:
+                del known[position]
+        await self.look(checkpoint, lambda position: position > checkpoint)
 
     async def look(self, after: int, wanted: Callable[[int], bool]) -> None:
         """Read the log behind a position for what was made because of wanted events."""
@@ -125,5 +128,4 @@ class Made:
 
     def forget(self, checkpoint: int) -> None:
         """Let go of events that the checkpoint contains; those that failed may be retried."""
-        self._since = max(checkpoint, self._since or 0)
         self._finished = {position for position in self._finished if position > checkpoint}

@@ -108,6 +108,8 @@ class PostgresViews(TableReads):
         self._states = States(self._place, served, limits, definitions)
         self._rows_max = limits.query_rows
         self._running: tuple[Part, Link] | None = None
+        self._read_by: dict[tuple[str, int, int], Link] = {}
+        """The link by which it was last read where a part stands: projection, build, slice."""
         self._seen: dict[str, tuple[int, int]] = {}
         """Transactions by projection that readers see, and may see."""
 
@@ -185,9 +187,28 @@ class PostgresViews(TableReads):
 
     async def checkpoint(self, part: Part) -> Checkpoint:
         """Give how far a part has come."""
-        checkpoint = await self._lane.run(self._writes.checkpoint, part)
+        checkpoint = await self._lane.run(self._read_checkpoint, part)
         self._stands.note(part, checkpoint.position)
         return checkpoint
+
+    async def _read_checkpoint(self, link: Link, part: Part) -> Checkpoint:
+        found = await self._writes.checkpoint(link, part)
+        self._read_by[part.definition.name, part.build, part.slice] = link
+        return found
+
+    def _check_link(self, link: Link, part: Part) -> None:
+        """Raise StoreFailed on another link than that by which it was read where a part stands.
+
+        Behind it may be another server, which lacks events that are folded in memory.
+        """
+        read_by = self._read_by.get((part.definition.name, part.build, part.slice), link)
+        if read_by is not link:
+            raise StoreFailed(
+                f"the connection to {self._place.name} was made anew: what stands there is looked "
+                f"at first. Nothing was written",
+                written=False,
+                passes=True,
+            )
 
     async def fetch(
         self, part: Part, keys: Mapping[str, Sequence[Scalar]]
@@ -232,6 +253,8 @@ class PostgresViews(TableReads):
             write.error, write.is_done = error, True
 
     async def _write(self, link: Link, together: Sequence[Changes]) -> None:
+        for changes in together:
+            self._check_link(link, changes.part)
         async with transaction(link, self._begin):
             for changes in together:
                 await self._writes.rows(link, changes)
@@ -260,6 +283,7 @@ class PostgresViews(TableReads):
                 careful = True  # run again behind this, so that no error seems to come of it
 
     async def _write_once(self, link: Link, part: Part, call: SqlCall, *, careful: bool) -> Changes:
+        self._check_link(link, part)
         own = self._catalog.own(part.definition, part.build)
         begin = f'{self._begin}; SET LOCAL search_path TO "{self._place.schema}"'
         async with transaction(link, begin):
