@@ -122,6 +122,11 @@ class Forwarding:
     def _run_own(self, envelope: Envelope, *, is_patient: bool = False) -> Sent:
         """Run a command here; let it wait for the next owner, where this one has lost the log."""
         assert self._own is not None
+        assert self._adopted is not None
+        if self._adopted.is_waiting:
+            waiting = self.made(envelope)
+            run_here(waiting, self._own, self._adopted)
+            return waiting.answer
         try:
             return self._own(envelope, None)
         except Closed:

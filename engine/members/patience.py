@@ -1,6 +1,7 @@
 """Commands of a stream that find the engine full: they wait for their turn, and keep their order.
 
-Rules: they are sent one after the other, so that none overtakes the one that waits before it. Who
+Rules: they are sent one after the other, so that none overtakes the one that waits before it. The
+first is sent at once, so that what comes behind it by another way does not overtake it either. Who
 sends one command, and not a stream, is told at once that the engine is full, and never waits here.
 Each is told once what became of it. How many wait is bounded by whoever lets them in.
 """
@@ -39,12 +40,30 @@ class Patience:
 
         Gives the task that does so, if it was begun for this one.
         """
+        if not self._waiting:
+            try:
+                sent = post()
+            except Overloaded:
+                pass
+            except BaseException as error:  # of a class of the host's, whatever it is
+                tell(as_error(error))
+                return None
+            else:
+                if isinstance(sent, asyncio.Future):
+                    tell(sent)
+                    return None
+                post = _again([sent], post)
         self._waiting.append((post, tell))
         if self._task is not None and not self._task.done():
             return None
         self._task = asyncio.ensure_future(self._run())
         self._task.add_done_callback(retrieve)
         return self._task
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether one has not been sent yet."""
+        return bool(self._waiting)
 
     async def _run(self) -> None:
         while self._waiting:
@@ -63,3 +82,8 @@ class Patience:
                 continue
             self._waiting.popleft()
             tell(answer)
+
+
+def _again(sent: list[Sent], post: Post) -> Post:
+    """Give what was sent already, then send."""
+    return lambda: sent.pop() if sent else post()

@@ -113,7 +113,7 @@ def give_receipt(done: Done, waiting: Waiting) -> None:
 
 
 def run_here(waiting: Waiting, send: Post, patience: Patience) -> None:
-    if waiting.is_patient or waiting.is_in_doubt:
+    if waiting.is_patient or waiting.is_in_doubt or patience.is_waiting:
         patience.take(partial(_post, waiting, send), partial(_hear, waiting))
         return
     try:

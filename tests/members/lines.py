@@ -23,6 +23,12 @@ def serving_of(owner: Engine) -> Any:
     return joined._membership._serving
 
 
+def forwarding_of(member: Engine) -> Any:
+    joined = member._joined
+    assert joined is not None
+    return joined.forwarding
+
+
 class Client:
     """One end of a line to an owner, for what no member would send."""
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from contextlib import AsyncExitStack, aclosing, suppress
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from engine import Closed, DeadlinePassed, Engine, EngineFailed, OutcomeUnknown, Ports, Receipt
+from engine import (
+    Closed,
+    DeadlinePassed,
+    Engine,
+    EngineFailed,
+    OutcomeUnknown,
+    Overloaded,
+    Ports,
+    Receipt,
+)
 from engine.members import serving
+from engine.members.waiting import Post
 from engine.members.wire import FRAME_MAX, PROTOCOL, Hello, Line, Message, Sent, Welcome
+from engine.model.messages import Envelope
 from engine.runtime.unix_socket import listen
+from engine.write.mailbox import Origin
+from engine.write.mailbox import Sent as Sending
 from tests.members.joining import joined, part, some
-from tests.members.lines import Client, cut, serving_of
+from tests.members.lines import Client, cut, forwarding_of, serving_of
 from tests.strangers.forking import status_of_fork
 from tests.support.counters import Add, Counter
 from tests.support.postgres import Server
@@ -115,6 +129,63 @@ async def test_a_command_with_a_key_is_asked_for_again_and_run_once(tmp_path: Pa
 
         assert [a.version for a in answers] == list(range(1, 10))
         assert (await owner.state(Counter, "c")).total == 9
+
+
+@asynccontextmanager
+async def in_doubt(path: Path, heir: str) -> AsyncGenerator[tuple[Engine, asyncio.Task[Receipt]]]:
+    """Give a member, and its command of which nobody knows whether the owner has run it.
+
+    Whether its line to the owner is made anew next, or its own process owns the log then.
+    """
+    async with AsyncExitStack() as stack:
+        owner = joined(path)
+        await owner.__aenter__()
+        member = await stack.enter_async_context(joined(path))
+        serving = serving_of(owner)
+        heard, serving._run = serving._run, lambda _, __: None
+        sent = asyncio.create_task(member.execute(Add("c", 1), key="k"))
+        await until(lambda: part(member).forwarded == 1)
+        if heir == "member":
+            leaving = asyncio.create_task(owner.__aexit__(None, None, None))
+            stack.push_async_callback(asyncio.wait, [leaving])
+        else:
+            stack.push_async_exit(owner)
+            cut(owner)
+        await until(lambda: not forwarding_of(member).is_connected)
+        serving._run = heard
+        yield member, sent
+
+
+@pytest.mark.parametrize("heir", ["owner", "member"])
+async def test_a_command_that_is_asked_for_again_stands_before_what_was_sent_behind_it(
+    tmp_path: Path, heir: str
+) -> None:
+    async with in_doubt(tmp_path, heir) as (member, first):
+        second = asyncio.create_task(member.execute(Add("c", 1)))
+
+        assert [(await sent).version for sent in (first, second)] == [1, 2]
+
+
+async def test_a_command_that_is_asked_for_again_and_finds_the_engine_full_keeps_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with in_doubt(tmp_path, "member") as (member, first):
+        forwarding, full = forwarding_of(member), iter(range(5))
+        adopt = forwarding.adopt
+
+        def adopt_full(send: Post) -> None:
+            def fills(envelope: Envelope, origin: Origin | None) -> Sending:
+                if next(full, None) is not None:
+                    raise Overloaded("full")
+                return send(envelope, origin)
+
+            adopt(fills)
+
+        monkeypatch.setattr(forwarding, "adopt", adopt_full)
+        await until(lambda: part(member).role == "owner")
+        second = asyncio.create_task(member.execute(Add("c", 1)))
+
+        assert [(await sent).version for sent in (first, second)] == [1, 2]
 
 
 async def test_nobody_knows_of_a_command_without_a_key_whose_line_broke(tmp_path: Path) -> None:
