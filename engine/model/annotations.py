@@ -126,8 +126,8 @@ def read_signature(
     except UNRESOLVED as error:
         told = what_is_missing(error)
         raise DefinitionError(
-            f"an annotation of {where} cannot be resolved: {told}. Import the name at the top of "
-            f"the module, outside `if TYPE_CHECKING`: handlers are found by their annotations."
+            f"an annotation of {where} cannot be resolved: {told}. Declare the name above, or "
+            f"import it outside `if TYPE_CHECKING`: handlers are found by their annotations."
         ) from error
     parameters = list(inspect.signature(function).parameters.values())
     if method:
