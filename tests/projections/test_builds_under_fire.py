@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import apsw
 import pytest
 
 from engine import (
@@ -62,18 +63,17 @@ async def test_a_swap_whose_answer_is_lost_stops_nothing(
     url: str, projection: type[Projection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The former build is not written any more, which is no failure; the swap is made once."""
-    async with filled(projection, url, "a") as engine:
-        running, swap = work_of(engine), engine._views.swap
+    lost = asyncio.Event()
+
+    def loses(name: str) -> None:
+        if name == "views.swapped" and not lost.is_set():
+            lost.set()
+            raise apsw.FullError if "postgresql" not in url else ConnectionResetError
+
+    async with summing(projection, url, ports=Ports(failpoint=loses)) as engine:
+        running = work_of(engine)
         monkeypatch.setattr(runner, "SWAP_AGAIN_SECONDS", 3_600.0)
-        lost = asyncio.Event()
-
-        async def loses(*args: Any) -> None:
-            await swap(*args)
-            if not lost.is_set():
-                lost.set()
-                raise StoreFailed("the line broke", written=None, passes=True)
-
-        monkeypatch.setattr(engine._views, "swap", loses)
+        await sums(engine, at=await add(engine, "a"))
         await engine.projections.rebuild("sums")
         await lost.wait()
         position = await add(engine, "a")

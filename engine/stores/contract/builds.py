@@ -84,16 +84,16 @@ def numbered(builds: Sequence[Found], number: int, projection: str) -> Found:
 
 
 def moved_elsewhere(
-    part: Part, position: int, builds: Sequence[Found], builder: str | None
+    part: Part, position: int, builds: Sequence[Found], swapped: int | None
 ) -> EngineError:
     """Say why a part's checkpoint could not be moved from where its writer left it.
 
-    A build whose own writer has swapped another in is no fault: that writer was not told of it, as
-    where the answer was lost. Its swap is tried again, and found done.
+    `swapped` is a build that this store was to swap in, where it does not know whether it has. If
+    that one serves, nobody else is to blame: the swap is tried again, and found done.
     """
-    name, at = part.definition.name, (part.definition.name, part.build)
-    own = next((b for b in builds if (b.projection, b.number) == at), None)
-    if own is not None and own.state == "former" and own.builder == builder:
+    name = part.definition.name
+    now = serving([build for build in builds if build.projection == name])
+    if now is not None and now.number == swapped != part.build:
         return StoreFailed(
             f"build {part.build} of projection {name!r} serves no more: another build was swapped "
             f"in. Nothing was written; this worker rests until that swap is known here",

@@ -45,6 +45,8 @@ class KnownBuilds(Generic[Sql]):
         self.hashes = {d.name: definition_hash(d) for d in definitions}
         self.others: frozenset[str] = frozenset()
         """What the same program declares besides, and other engines of it run."""
+        self.swapping: dict[str, int] = {}
+        """By projection, the build that was to be swapped in and is not known to serve."""
         self._builds: Mapping[str, Sequence[Found]] = {}
         """As they were found last, by projection."""
         self._sql: dict[tuple[str, int], Mapping[str, Sql]] = {}

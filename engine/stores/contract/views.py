@@ -353,8 +353,8 @@ class ViewsStore(ViewsStates, RequestStore, Protocol):
         In the order of the calls, whoever is awaited first. Tells whether it is the first of its
         part in its transaction. Raises StoreRefused, and writes nothing,
         where the checkpoint is not at `before` (another worker writes these tables), or a row
-        belongs to another slice; StoreFailed for a build that serves no more; RowRefused, and
-        writes nothing, for a value that SQL does not have, as a float that is no number.
+        belongs to another slice; RowRefused, and writes nothing, for a value that SQL does not
+        have, as a float that is no number.
         """
         ...
 

@@ -290,13 +290,16 @@ class Catalog(KnownBuilds[TableSql]):
                 f"build {number} of projection {definition.name!r} is built by another process "
                 f"now: it was not swapped in. Let that process end, and start the engine again"
             )
-        if new.state != "serving":  # else the answer to a former call of this was lost
+        # Else the answer to a former call of this was lost.
+        if (new.state, self.swapping.get(definition.name)) != ("serving", number):
+            self.swapping[definition.name] = number
             async with self._deciding(link, BRIEFLY):
                 await self.books_of.swap(link, serving(builds), new)
                 await self.books.add_decision(link, decision)
                 reach("views.swapping")
         reach("views.swapped")
         await self._know(link, [definition])
+        self.swapping.pop(definition.name, None)
 
     async def drop(
         self, link: Link, projection: str, number: int, decision: ProjectionDecision | None

@@ -175,5 +175,5 @@ class Writes:
                     written=False,
                     passes=True,
                 )
-            builds = await catalog.books_of.read(link)
-            raise moved_elsewhere(part, before.position, builds, catalog.builder)
+            builds, swapped = await catalog.books_of.read(link), catalog.swapping
+            raise moved_elsewhere(part, before.position, builds, swapped.get(definition.name))

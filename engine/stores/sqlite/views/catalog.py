@@ -238,13 +238,16 @@ class Catalog(KnownBuilds[TableSql]):
                 f"build {number} of projection {definition.name!r} is built by another process "
                 f"now: it was not swapped in. Let that process end, and start the engine again"
             )
-        if new.state != "serving":  # else the answer to a former call of this was lost
+        # Else the answer to a former call of this was lost.
+        if (new.state, self.swapping.get(definition.name)) != ("serving", number):
+            self.swapping[definition.name] = number
             with self._deciding(connection):
                 swap_builds(connection, serving(builds), new)
                 add_decision(connection, decision)
                 reach("views.swapping")
         reach("views.swapped")
         self._know(connection, definition)
+        self.swapping.pop(definition.name, None)
 
     def drop(
         self,

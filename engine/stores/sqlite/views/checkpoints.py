@@ -61,4 +61,5 @@ def move_checkpoint(connection: apsw.Connection, changes: Changes, keeper: Catal
         ),
     )
     if connection.changes() != 1:
-        raise moved_elsewhere(part, before.position, read_builds(connection), keeper.builder)
+        builds, swapped = read_builds(connection), keeper.swapping.get(definition.name)
+        raise moved_elsewhere(part, before.position, builds, swapped)
