@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
 
 from engine import Damaged, Ports, StoreFailed, StoreLocked, StoreRefused
 from engine.model.stored import EventData
@@ -24,6 +21,7 @@ from engine.stores.dynamodb.store import DynamoStore
 from engine.stores.leased.holder import Away
 from engine.testing.conformance import ADDED, append, feed, numbers, request
 from tests.support.dynamodb_server import CREDENTIALS, DynamoServer
+from tests.support.moody import moody
 
 SECONDS = 30
 
@@ -271,65 +269,6 @@ async def test_every_read_is_strongly_consistent(
 
 
 # -- answers that are lost, and a service that says no
-
-
-class Moody:
-    """A way to the service that answers otherwise than it, as often as a test says."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.port = 0
-        self.operation = "TransactWriteItems"
-        self.moods: list[str] = []
-        """What happens to the next calls: `lost` (done, no answer), `cut` (not done, none), or
-        what the service says instead of doing it."""
-        self.seen: list[str] = []
-        """The tokens of the calls."""
-
-    async def serve(self, asked: web.Request) -> web.StreamResponse:
-        body, target = await asked.read(), asked.headers.get("X-Amz-Target", "")
-        mood = ""
-        if target.endswith(f".{self.operation}"):
-            self.seen.append(json.loads(body).get("ClientRequestToken", ""))
-            mood = self.moods.pop(0) if self.moods else ""
-        if mood in ("", "lost"):
-            url = f"http://127.0.0.1:{self._port}/"
-            async with (
-                ClientSession() as session,
-                session.post(url, data=body, headers=asked.headers) as answer,
-            ):
-                told = await answer.read()
-                status, kind = answer.status, answer.headers["Content-Type"]
-            if not mood:
-                return web.Response(body=told, status=status, headers={"Content-Type": kind})
-        if mood in ("lost", "cut"):
-            assert asked.transport is not None
-            asked.transport.abort()
-            return web.Response()
-        status_text, _, code = mood.partition(" ")
-        told_json: dict[str, Any] = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}
-        if "," in code:
-            told_json["__type"], _, reason = code.partition(",")
-            told_json["CancellationReasons"] = [{"Code": reason}, {"Code": "None"}]
-        return web.Response(
-            body=json.dumps(told_json).encode(),
-            status=int(status_text),
-            headers={"Content-Type": "application/x-amz-json-1.0"},
-        )
-
-
-@asynccontextmanager
-async def moody(port: int) -> AsyncGenerator[Moody]:
-    made = Moody(port)
-    app = web.Application(client_max_size=1 << 24)
-    app.router.add_route("*", "/{any:.*}", made.serve)
-    runner = web.AppRunner(app, shutdown_timeout=0)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.port = runner.addresses[0][1]
-    yield made
-    await runner.cleanup()
 
 
 BUSY = [

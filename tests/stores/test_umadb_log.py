@@ -82,6 +82,20 @@ async def test_an_engine_that_does_not_renew_its_lease_loses_the_log(
     await second.close()
 
 
+async def test_a_former_engine_is_told_so_also_of_a_stream_that_it_does_not_know(
+    server: UmadbServer, store: UmadbStore
+) -> None:
+    """It is not told of a conflict, by which it would go on."""
+    no_renewals(store)
+    second = server.store()
+    await second.open(Ports())
+    await append(second, request("a:2", 0, 1))
+    with pytest.raises(StoreFailed, match="another engine has taken the log"):
+        await append(store, request("a:2", 0, 2))
+    assert store.is_succeeded
+    await second.close()
+
+
 async def test_a_renewal_keeps_the_log_and_tells_a_former_engine(
     server: UmadbServer, store: UmadbStore
 ) -> None:

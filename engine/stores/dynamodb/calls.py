@@ -2,8 +2,9 @@
 
 Rules: each call runs in a task of its own, so that a time that runs out in the client cancels
 nobody else. A call that changes nothing, or the same each time, is made again until the patience is
-over, with longer and longer pauses: a service that says "too many" is asked less often. All reads
-are strongly consistent. The client finds credentials by itself, and none is in a message.
+over, with longer and longer pauses: a service that says "too many" is asked less often. If no
+answer comes, the connections are made anew: a firewall may have forgotten them. All reads are
+strongly consistent. The client finds credentials by itself, and none is in a message.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ CONNECTIONS: Final = 32
 KEYS_MAX: Final = 100
 """In one call that gets many items."""
 _CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 5.0
+"""How long a call may take: the service answers within milliseconds, unless its line is dead."""
 _PAUSE_FIRST: Final = 0.02
 _PAUSE_LONGEST: Final = 1.0
 _PIECES_BYTES: Final = 1 << 19
@@ -123,11 +126,20 @@ class _Session:
         return await self._session.request(*args, data=data, **options, allow_redirects=False)
 
 
+async def _closed(client: Any) -> None:
+    closing = asyncio.ensure_future(client.__aexit__(None, None, None))
+    await asyncio.wait((closing,), timeout=_CLOSE_SECONDS)
+    if not closing.cancel() and not closing.cancelled():
+        closing.exception()
+
+
 class Calls:
     """A client of the service, for one table."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
+        self._session: Any = None
+        """Has the credentials that were found; None where they are to be looked for."""
         self._client: Any = None
         self._errors: Any = None
         self.failures = 0
@@ -136,6 +148,9 @@ class Calls:
     async def open(self) -> None:
         """Make the client; nothing is asked yet."""
         check_installed()
+        self._client = await self._made()
+
+    async def _made(self) -> Any:
         # Its import takes long: in a thread, so that the loop is not blocked the first time.
         loop = asyncio.get_running_loop()
         made: Any = await loop.run_in_executor(None, importlib.import_module, "aiobotocore.session")
@@ -150,9 +165,10 @@ class Calls:
             ignore_configured_endpoint_urls=True,
             http_session_cls=_session_class(),
         )
-        session = made.get_session()
+        if self._session is None:
+            self._session = made.get_session()
         try:
-            self._client = await session.create_client(
+            return await self._session.create_client(
                 "dynamodb",
                 region_name=self.address.region,
                 endpoint_url=self.address.endpoint,
@@ -165,10 +181,7 @@ class Calls:
         """Close the client, whatever state it is in."""
         client, self._client = self._client, None
         if client is not None:
-            closing = asyncio.ensure_future(client.__aexit__(None, None, None))
-            await asyncio.wait((closing,), timeout=_CLOSE_SECONDS)
-            if not closing.cancel() and not closing.cancelled():
-                closing.exception()
+            await _closed(client)
 
     async def once(self, operation: str, **given: Any) -> Any:
         """Call once, with the name of the table; raise Away where no answer comes in time.
@@ -179,17 +192,31 @@ class Calls:
             raise StoreFailed(f"{self.address.name} is closed", written=False)
         if operation not in ("transact_write_items", "transact_get_items", "batch_get_item"):
             given["TableName"] = self.address.table
-        running = asyncio.ensure_future(getattr(self._client, operation)(**given))
-        await asyncio.wait((running,), timeout=self.address.patience_seconds)
+        client = self._client
+        running = asyncio.ensure_future(getattr(client, operation)(**given))
+        seconds = min(_ANSWER_SECONDS, self.address.patience_seconds)
+        await asyncio.wait((running,), timeout=seconds)
         if not running.done():
             running.cancel()
             self.failures += 1
+            await self._replace(client)
             raise Away("no answer in time")
         try:
             return running.result()
         except Exception as error:
             failure = self._meant(error)
+        if self._session is None:
+            await self._replace(client)
         raise failure from None  # others' words may quote what they were given
+
+    async def _replace(self, client: Any) -> None:
+        """Have another client: of dead connections, others are so too, and credentials change."""
+        if self._client is not client:
+            return
+        left = await self._made()
+        if self._client is client:
+            self._client, left = left, client
+        await _closed(left)
 
     async def asked(self, operation: str, *, may_miss: bool = False, **given: Any) -> Any:
         """Call what changes nothing, or the same each time, until there is an answer.
@@ -278,6 +305,7 @@ class Calls:
         if isinstance(error, EngineError):
             return error
         if isinstance(error, errors.NoCredentialsError | errors.PartialCredentialsError):
+            self._session = None
             return StoreRefused(
                 f"{name} needs credentials, and none were found: give them as AWS's own tools take "
                 f"them, by the environment, a file or a role"
@@ -301,6 +329,7 @@ class Calls:
         if code == "ResourceNotFoundException":
             return Missing()
         if any(word in code for word in _UNKNOWN_USER):
+            self._session = None  # a file may have others by now
             return StoreRefused(f"{name} refuses the credentials that were found ({code})")
         if "AccessDenied" in code:
             return StoreRefused(

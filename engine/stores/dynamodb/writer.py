@@ -121,11 +121,11 @@ class Writer(Holder):
         self.known.declared(batch, planned, self.forms)
         for number, part in enumerate(parts):
             alone = planned if len(parts) == 1 and not planned.refused else None
-            done = alone or await self._planned(part)
-            assert not done.refused, "what fits with all of its batch fits with a part of it"
-            declared = self.known.declared(part, done, self.forms)
-            self._reader.end = done.events[-1].position
             try:
+                done = alone or await self._planned(part)
+                assert not done.refused, "what fits with all of its batch fits with a part of it"
+                declared = self.known.declared(part, done, self.forms)
+                self._reader.end = done.events[-1].position
                 await self._send(done, changes_of(done, declared, self._reader.claims))
             except StoreFailed as failure:
                 if failure.written is None:
@@ -160,13 +160,16 @@ class Writer(Holder):
                 unknown.append(stream)
             else:
                 versions[stream] = place.version
-        if unknown:
-            found = await self._reader.last_of(unknown)
-            versions.update((stream, place.version) for stream, place in found.items())
         holders: dict[ClaimKey, str] = {}
-        if keys := claim_keys(batch):
-            holders = await self._reader.holders(keys)
-        came = await self._reader.came(conditions_of(batch), self.head.position)
+        try:
+            if unknown:
+                found = await self._reader.last_of(unknown)
+                versions.update((stream, place.version) for stream, place in found.items())
+            if keys := claim_keys(batch):
+                holders = await self._reader.holders(keys)
+            came = await self._reader.came(conditions_of(batch), self.head.position)
+        except StoreRefused as refused:
+            raise StoreFailed(f"{refused}. Nothing was written", written=False) from None
         return plan(batch, versions, self.head, holders, came=came)
 
     # -- sending ------------------------------------------------------------------------------

@@ -81,10 +81,11 @@ class LeasedLog(Generic[W]):
             try:
                 async with self._turn:
                     await writer.renew(seconds)
-            except (Away, EngineError):
+            except (Away, EngineError) as failed:
                 # An append finds out what is the matter, and an engine at rest is not in a hurry.
                 self._renewals_failed += 1
-                self._logger.warning("the lease was not renewed: %s is away", self._name)
+                why = "it is away" if isinstance(failed, Away) else failed
+                self._logger.warning("the lease of %s was not renewed: %s", self._name, why)
 
     def is_held(self) -> bool:
         """Tell whether the lease runs, counted from before it was asked for."""

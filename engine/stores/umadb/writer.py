@@ -237,9 +237,14 @@ class Writer(Holder):
         if not unknown and not keys and not conditions:
             return plan(batch, versions, self.head)
         with places.reading() as found:
-            holders, arrived = await self.calls.asked(
-                lambda client: _looked(client, unknown, found, keys, conditions)
-            )
+            try:
+                holders, arrived = await self.calls.asked(
+                    lambda client: _looked(client, unknown, found, keys, conditions)
+                )
+            except StoreRefused as refused:
+                raise StoreFailed(f"{refused}. Nothing was written", written=False) from None
+        if any(place.position > self.head.position for place in found.values()):
+            raise self._stop(await self._why_not_taken())
         versions.update((stream, place.version) for stream, place in found.items())
         return plan(batch, versions, self.head, holders, came=arrived)
 
