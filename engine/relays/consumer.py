@@ -5,8 +5,9 @@ nothing, and another one of the same id is another command. A message is acknowl
 command has a receipt, and never before. What can never be run is published where the host said,
 with the reason; no message ends the consumer, whatever is in it. What the engine has no room for
 now is tried again, with waits, and no more is taken than the window. Commands for one aggregate
-keep the order of their messages (`lanes`). A broker that is down is waited for; one that refuses
-ends the consumer with an error, unless it was down a moment ago.
+keep the order of their messages (`lanes`). One that waits for another service is set aside, with
+what comes behind it, and the others go on (`hand`). A broker that is down is waited for; one that
+refuses ends the consumer with an error, unless it was down a moment ago.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import ssl
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, TypeAlias, cast
 
@@ -47,6 +49,7 @@ from ..model.given import as_function
 from ..model.messages import Command, Envelope, check_name
 from ..runtime.contained import contained, is_unreached
 from ..runtime.safely import safe_logger
+from .hand import Hand, Lane
 from .inlet import Inlet, Message, Received, open_inlet
 from .lanes import ids_of, lanes_of
 from .outlet import SETTLE_SECONDS
@@ -106,7 +109,7 @@ class Consumer:
       over. What it raises buries the message.
     - `dead`: the topic to which a message is published that can never be run, with the reason as
       header `foldline-reason`.
-    - `window`: messages that are taken and not yet acknowledged, at most.
+    - `window`: messages that are taken and have no receipt yet, at most.
     - `tries`: how often a command is tried that fails by the aggregate's own code, or is not
       decided within its deadline. The waits between are up to half a second. If a handler does not
       reach another service, the command is tried for over an hour, with waits up to 5 seconds.
@@ -144,6 +147,10 @@ class Consumer:
         self._tries = tries
         self._logger = safe_logger(logger, messages=True)
         self._counts = dict.fromkeys(Consumed.__struct_fields__[:-1], 0)
+        self._hand = Hand()
+        self._away: dict[str | None, int] = {}
+        """By key: failed tries of commands that wait for a service, also from before a failure of
+        the broker."""
         self._failure: str | None = None
 
     def statistics(self) -> Consumed:
@@ -178,10 +185,12 @@ class Consumer:
             while True:
                 _check_cancelled()
                 try:
-                    received = await self._inlet.fetch(self._window)
+                    room = self._window - self._hand.count
+                    received = await self._inlet.fetch(room) if room > 0 else ()
                     await self._execute_all(engine, received)
                     failed_in_a_row, self._failure = 0, None
                 except (BrokerFailed, Closed) as failed:
+                    await self._hand.drop()
                     await self._inlet.close()
                     if _has_ended(engine):
                         return
@@ -196,17 +205,27 @@ class Consumer:
                     if failed_in_a_row <= TOLD_MAX:
                         self._logger.warning("consumer %s: %s; it retries", self._name, failed)
                     await _wait(failed_in_a_row)
+        except asyncio.CancelledError:
+            await self._acknowledge_rest()
+            raise
         finally:
+            await self._hand.drop()
             await self._inlet.close()
+
+    async def _acknowledge_rest(self) -> None:
+        """Acknowledge what was finished while it waited for messages."""
+        if self._hand.done:
+            with contextlib.suppress(BrokerFailed):
+                await self._acknowledge(self._hand.taken_done())
 
     def _tell_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             self._logger.error("consumer %s has stopped: %s", self._name, task.exception())
 
     async def _execute_all(self, engine: Engine, received: Sequence[Received]) -> None:
-        """Execute a batch, lane by lane, and acknowledge what is done."""
+        """Execute a batch, lane by lane, and acknowledge what is done of all that is in hand."""
         self._counts["received"] += len(received)
-        done: list[Received] = []
+        hand = self._hand
         taken: list[tuple[Received, Envelope]] = []
         lost: list[tuple[Received, str]] = []
         for each in received:
@@ -221,23 +240,23 @@ class Consumer:
                 continue
             if envelope is None:
                 self._counts["passed"] += 1
-                done.append(each)
+                hand.done.append(each)
             else:
                 taken.append((each, envelope))
-        lanes = lanes_of([ids_of(envelope.command) for _, envelope in taken])
+        named = [ids_of(envelope.command) for _, envelope in taken]
+        for places in lanes_of(named):
+            ids = frozenset[str]().union(*(named[n] for n in places))
+            run = partial(self._execute_lane, engine, [taken[n][1] for n in places])
+            hand.begin([taken[n][0] for n in places], run, ids)
+        # Beside the others: it may be that the dead have no room.
+        hand.begin([each for each, _ in lost], partial(self._bury_all, [why for _, why in lost]))
         try:
-            ends = await asyncio.gather(
-                *(self._execute_lane(engine, [taken[n] for n in lane], done) for lane in lanes),
-                self._bury_all(lost),  # beside the others: it may be that the dead have no room
-                return_exceptions=True,
-            )
+            failed = await hand.settled(is_full=hand.count >= self._window)
         finally:
-            await self._acknowledge(done)
-        failed = [end for end in ends if end is not None]
-        if failed:
-            finished = {id(each) for each in done}
-            await self._inlet.release([each for each in received if id(each) not in finished])
-            raise failed[0]
+            await self._acknowledge(hand.taken_done())
+        if failed is not None:
+            await self._inlet.release(await hand.drop())
+            raise failed
 
     async def _acknowledge(self, done: Sequence[Received]) -> None:
         """Acknowledge what has a receipt to the end, also where it is stopped meanwhile."""
@@ -251,20 +270,22 @@ class Consumer:
             raise
 
     async def _execute_lane(
-        self, engine: Engine, lane: Sequence[tuple[Received, Envelope]], done: list[Received]
+        self, engine: Engine, envelopes: Sequence[Envelope], lane: Lane
     ) -> None:
         """Execute commands that wait for each other, one after the other."""
-        for received, envelope in lane:
-            reason = await self._execute(engine, envelope, received.message.id)
+        for envelope in envelopes:
+            reason = await self._execute(engine, envelope, lane)
+            self._away.pop(envelope.key, None)
             if reason is None:
                 self._counts["executed"] += 1
-                done.append(received)
+                lane.finish()
             else:
-                await self._bury(received, reason)
+                await self._bury(lane, reason)
 
-    async def _execute(self, engine: Engine, envelope: Envelope, name: str) -> str | None:
+    async def _execute(self, engine: Engine, envelope: Envelope, lane: Lane) -> str | None:
         """Execute a command; give why it can never be run, if that is so. Raises Closed."""
-        failed = 0
+        name = lane.left[0].message.id
+        failed = self._away.get(envelope.key, 0)
         for tried in range(1, 10**9):
             most = ROOM_SECONDS_MAX
             try:
@@ -290,7 +311,9 @@ class Consumer:
                 if failed >= max(self._tries, AWAY_TRIES if is_away else 0):
                     return _reason_of(error)
                 if is_away:
-                    self._tell_tries(name, tried, error)
+                    self._away[envelope.key] = failed
+                    lane.set_aside()
+                    self._tell_tries(name, failed, error)
                     most = SECONDS_MAX
             else:
                 return None
@@ -303,11 +326,12 @@ class Consumer:
             text = "consumer %s: message %s is not run after %d tries (%s); it is tried on"
             self._logger.warning(text, self._name, name, tried, type(error).__name__)
 
-    async def _bury_all(self, lost: Sequence[tuple[Received, str]]) -> None:
-        for received, reason in lost:
-            await self._bury(received, reason)
+    async def _bury_all(self, reasons: Sequence[str], lane: Lane) -> None:
+        for reason in reasons:
+            await self._bury(lane, reason)
 
-    async def _bury(self, received: Received, reason: str) -> None:
+    async def _bury(self, lane: Lane, reason: str) -> None:
+        received = lane.left[0]
         self._logger.error(
             "consumer %s cannot run message %s, and publishes it to the dead: %s",
             self._name,
@@ -321,6 +345,7 @@ class Consumer:
             self._logger.error(text, self._name, received.message.id, refused)
         else:
             self._counts["buried"] += 1
+        lane.left.popleft()
 
     def _envelope_of(self, message: Message) -> Envelope | None:
         """Give what a message asks for, with the message's id as key."""

@@ -30,8 +30,13 @@ __all__ = ["KafkaInlet", "make_inlet"]
 
 CLOSE_SECONDS: Final = 1.0
 """How long a step of closing may take: a server that is down would let it take for ever."""
+AHEAD_MAX: Final = 500
+"""Messages of a partition behind one that is not done with: its offset stands there, so that after
+a crash they come again."""
 LOOK_SECONDS: Final = 10.0
 """After so long a topic is looked at again: it may have got more partitions."""
+RENEW_SECONDS: Final = 3_600.0
+"""After so long all offsets are committed again: Kafka forgets one that was not for a week."""
 
 
 class KafkaInlet:
@@ -51,7 +56,7 @@ class KafkaInlet:
         self._producer: Any = None
         self._producing = asyncio.Lock()
         """Held while the producer is made: several messages may be buried at once."""
-        self._looked = 0.0
+        self._looked = self._renewed = 0.0
         self._open_offsets: dict[Any, set[int]] = defaultdict(set)
         """By partition: messages that were taken, and are not done with."""
         self._next: dict[Any, int] = {}
@@ -64,6 +69,9 @@ class KafkaInlet:
             if self._consumer is None:
                 await self._open()
             consumer: Any = self._consumer
+            for tp, places in self._open_offsets.items():
+                is_far = bool(places) and self._next[tp] - min(places) >= AHEAD_MAX
+                (consumer.pause if is_far else consumer.resume)(tp)
             async with asyncio.timeout(ANSWER_SECONDS):
                 found = await consumer.getmany(
                     timeout_ms=int(WAIT_SECONDS * 1_000), max_records=count
@@ -162,7 +170,7 @@ class KafkaInlet:
         kafka: Any = importlib.import_module("aiokafka")
         await self._cluster.partitions(self._dead)
         partitions, _ = await self._cluster.partitions(self._topic)
-        self._looked = asyncio.get_running_loop().time()
+        self._looked = self._renewed = asyncio.get_running_loop().time()
         self._consumer = consumer = kafka.AIOKafkaConsumer(
             **self._cluster.options,
             group_id=self._name,
@@ -179,8 +187,6 @@ class KafkaInlet:
                 if committed is not None and committed < first[tp]:
                     raise self._lost(tp, committed, first[tp])
                 self._next[tp] = first[tp] if committed is None else committed
-                if committed is not None:
-                    self._committed[tp] = committed
             consumer.assign(assigned)
             for tp in assigned:
                 consumer.seek(tp, self._next[tp])
@@ -192,6 +198,9 @@ class KafkaInlet:
             return
         assert self._cluster is not None
         self._looked = now
+        if now - self._renewed >= RENEW_SECONDS:
+            self._renewed = now
+            self._committed.clear()  # so that the next acknowledgement commits them
         partitions, _ = await self._cluster.partitions(self._topic)
         if len(partitions) > len(self._next):
             raise BrokerFailed(

@@ -22,7 +22,7 @@ from ..brokers.client import CONNECT_SECONDS
 from ..brokers.nats import connect
 from ..errors import BrokerFailed, MessageRefused
 from .message import Outgoing, headers_of, percent_encoded, waves
-from .outlet import ANSWER_SECONDS, PER_TURN
+from .outlet import ANSWER_SECONDS, LOOK_SECONDS, PER_TURN
 
 __all__ = [
     "HEADERS_MAX",
@@ -125,11 +125,17 @@ class NatsOutlet:
         self._streams: dict[str, _Config] = {}
         """By name."""
         self._topics: dict[str, _Config] = {}
+        self._looked = 0.0
 
     async def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish messages in order; return when all are stored."""
         try:
             await self._connect()
+            now = asyncio.get_running_loop().time()
+            if now >= self._looked + LOOK_SECONDS:
+                self._streams.clear()
+                self._topics.clear()
+                self._looked = now
             for message in batch:
                 _check_subject(message)
                 self._check(message, await self._stream_of(message.topic))

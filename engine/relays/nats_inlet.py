@@ -1,14 +1,15 @@
 """Takes messages from NATS JetStream, by a durable consumer.
 
 Rules: the server knows how far it was read, under the consumer's name. A message that is neither
-acknowledged nor buried within `ACK_SECONDS` comes again. The stream must exist, and so must one
-that takes what is buried. A message that has no id of its own is named by its place and its time,
-since a stream that is made anew gives the same places again.
+acknowledged nor buried comes again `ACK_SECONDS` after its process was there. The stream must
+exist, and so must one that takes what is buried. A message that has no id of its own is named by
+its place and its time, since a stream that is made anew gives the same places again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import ssl
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ from .nats import HEADERS_MAX, TOO_LARGE, headers_size, matches
 __all__ = ["NatsInlet", "make_inlet"]
 
 ACK_SECONDS: Final = 30
+_LOOKS: Final = 3
+"""In that time: how often the server is told that a message is in hand."""
 _PREFIX: Final = "ce-"
 _IN_A_NAME: Final = "!#$%&'*+^`|"
 """What the name of a header may have besides letters, digits and `-._~`."""
@@ -46,6 +49,9 @@ class NatsInlet:
         self._client: Any = None
         self._stream: Any = None
         self._messages: Any = None
+        self._held: dict[int, Any] = {}
+        """Messages that are in hand, by their own identity."""
+        self._keeping: asyncio.Task[None] | None = None
 
     async def fetch(self, count: int) -> Sequence[Received]:
         """Give messages, at most so many."""
@@ -62,6 +68,7 @@ class NatsInlet:
         client: Any = self._client
         if not found and not client.is_connected:
             raise BrokerFailed(f"{self._address} has closed the connection", passes=True)
+        self._held |= {id(message): message for message in found}
         return [self._received(message) for message in found]
 
     async def acknowledge(self, received: Sequence[Received]) -> None:
@@ -69,6 +76,7 @@ class NatsInlet:
         errors: Any = importlib.import_module("nats.errors")
         try:
             for each in received:
+                self._held.pop(id(each.handle), None)
                 await each.handle.ack()  # one that is lost lets the message come again
         except (errors.Error, OSError, TimeoutError) as error:
             self._fail(error)
@@ -78,6 +86,7 @@ class NatsInlet:
         errors: Any = importlib.import_module("nats.errors")
         try:
             for each in received:
+                self._held.pop(id(each.handle), None)
                 if not each.handle.is_acked:
                     await each.handle.nak()
         except (errors.Error, OSError, TimeoutError) as error:
@@ -95,11 +104,20 @@ class NatsInlet:
         self._check_size(message, headers)
         try:
             await self._stream.publish(self._dead, message.body, headers=headers)
+            self._held.pop(id(received.handle), None)
             await received.handle.term()
         except (errors.Error, OSError, TimeoutError) as error:
             if getattr(error, "err_code", None) in TOO_LARGE:
                 raise self._unburied(message) from None
             self._fail(error)
+
+    async def _keep(self) -> None:
+        """Tell the server again and again what is in hand; what is not told comes again."""
+        while True:
+            await asyncio.sleep(ACK_SECONDS / _LOOKS)
+            for message in list(self._held.values()):
+                with contextlib.suppress(Exception):
+                    await message.in_progress()
 
     def _check_size(self, message: Message, headers: Mapping[str, str]) -> None:
         """Raise MessageRefused for what the server would end the connection for."""
@@ -116,6 +134,10 @@ class NatsInlet:
     async def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None
+        keeping, self._keeping = self._keeping, None
+        self._held.clear()
+        if keeping is not None:
+            keeping.cancel()
         if client is not None:
             try:
                 await asyncio.wait_for(client.close(), CONNECT_SECONDS)
@@ -140,6 +162,7 @@ class NatsInlet:
                 self._topic, durable=self._name, config=config
             )
             self._check_reads((await self._messages.consumer_info()).config)
+            self._keeping = asyncio.create_task(self._keep())
         except BaseException as error:
             await self.close()
             if isinstance(error, errors.Error | OSError | TimeoutError):

@@ -16,13 +16,17 @@ from typing import Any, Final, Protocol, cast
 from ..brokers.address import Address
 from .message import Outgoing
 
-__all__ = ["ANSWER_SECONDS", "PER_TURN", "SETTLE_SECONDS", "Outlet", "open_outlet"]
+__all__ = ["ANSWER_SECONDS", "LOOK_SECONDS", "PER_TURN", "SETTLE_SECONDS", "Outlet", "open_outlet"]
 
 PER_TURN: Final = 50
 """Messages after which the event loop gets its turn: commands do not wait for a relay."""
 
 ANSWER_SECONDS: Final = 10.0
 """How long a broker may take to confirm a batch."""
+
+LOOK_SECONDS: Final = 60.0
+"""After so long a topic is looked at again where it may have lost all of its readers, and drops
+what it confirms."""
 
 SETTLE_SECONDS: Final = 10.0
 """How long a broker that was out of reach may refuse what it will take: one that starts may not

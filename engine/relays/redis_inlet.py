@@ -45,6 +45,8 @@ class RedisInlet:
         self._after: str = "0"
         """Behind which of the entries that are already its own; ">" for new ones."""
         self._looked = 0.0
+        self._held: set[str] = set()
+        """Entries that are in hand."""
 
     async def fetch(self, count: int) -> Sequence[Received]:
         """Give messages, at most so many."""
@@ -55,9 +57,9 @@ class RedisInlet:
             if self._after == ">" and _now() >= self._looked + LOOK_SECONDS:
                 self._after = "0"
             found = await self._read(count)
-            if not found and self._after != ">":
-                self._after, self._looked = ">", _now()
+            while not found and self._after != ">":
                 found = await self._read(count)
+            self._held |= {each.handle for each in found}
         except (errors.RedisError, OSError, TimeoutError) as error:
             failed = failure_of(self._address, error)
         else:
@@ -69,6 +71,7 @@ class RedisInlet:
         errors: Any = importlib.import_module("redis.exceptions")
         if not received:
             return
+        self._held -= {each.handle for each in received}
         try:
             await self._client.xack(self._topic, self._name, *(each.handle for each in received))
         except (errors.RedisError, OSError, TimeoutError) as error:
@@ -96,6 +99,7 @@ class RedisInlet:
     async def close(self) -> None:
         """Close the connection."""
         client, self._client = self._client, None
+        self._held.clear()
         if client is not None:
             with contextlib.suppress(Exception):
                 await client.aclose()
@@ -125,8 +129,14 @@ class RedisInlet:
         entries = [entry for _, found in streams for entry in _flat(found)]
         if entries and after != ">":
             self._after = entries[-1][0]
+        elif after != ">":
+            self._after, self._looked = ">", _now()
         # An entry that was trimmed away while it was under way has no fields any more.
-        return [self._received(place, fields or {}) for place, fields in entries]
+        return [
+            self._received(place, fields or {})
+            for place, fields in entries
+            if place not in self._held
+        ]
 
     def _received(self, place: str, fields: dict[str, str]) -> Received:
         headers = {name: value for name, value in fields.items() if name != _BODY}

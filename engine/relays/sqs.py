@@ -33,7 +33,7 @@ from .aws import (
     size_of,
 )
 from .message import Outgoing, waves
-from .outlet import ANSWER_SECONDS, PER_TURN
+from .outlet import ANSWER_SECONDS, LOOK_SECONDS, PER_TURN
 
 __all__ = ["AwsOutlet", "Kept", "SqsOutlet", "make_outlet"]
 
@@ -62,6 +62,7 @@ class AwsOutlet:
         self._tls = tls
         self._client: Any = None
         self._topics: dict[str, Kept] = {}
+        self._looked = 0.0
 
     async def publish(self, batch: Sequence[Outgoing]) -> None:
         """Publish messages in order; return when all are confirmed."""
@@ -69,6 +70,10 @@ class AwsOutlet:
         try:
             if self._client is None:
                 self._client = await connect(self._address, self.service, self._tls)
+            now = asyncio.get_running_loop().time()
+            if now >= self._looked + LOOK_SECONDS:
+                self._topics.clear()
+                self._looked = now
             for topic in {message.topic for message in batch} - self._topics.keys():
                 self._topics[topic] = await self._look(topic)
             formed: dict[int, Entry] = {}

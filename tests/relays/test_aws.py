@@ -401,6 +401,20 @@ async def test_a_topic_that_drops_what_it_confirms_is_refused(sns: SnsServer, to
             assert check_order(await sns.messages(topic), engine._store.log_id, 2) == 0
 
 
+async def test_a_topic_that_lost_its_last_subscription_stops_the_relay(
+    sns: SnsServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again after a minute."""
+    monkeypatch.setattr("engine.relays.sqs.LOOK_SECONDS", 0)
+    await sns.create(topic)
+    async with sns.client("sns") as client, relaying(relay_to(sns, topic)) as engine:
+        await published(engine, await add(engine, "a"))
+        found = await client.list_subscriptions_by_topic(TopicArn=sns.named(topic))
+        for each in found["Subscriptions"]:
+            await client.unsubscribe(SubscriptionArn=each["SubscriptionArn"])
+        assert "nobody subscribes" in await stopped(engine, "a")
+
+
 async def test_a_topic_that_is_missing_or_without_order_is_refused_by_name(
     sns: SnsServer, topic: str
 ) -> None:

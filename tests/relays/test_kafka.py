@@ -255,6 +255,33 @@ async def test_an_offset_stands_before_the_first_message_that_is_not_done_with(
     await inlet.close()
 
 
+async def test_offsets_at_rest_are_committed_at_each_start_and_each_hour(
+    kafka: KafkaServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka forgets an offset that nobody has committed for a week, and the topic came again."""
+    await topics(kafka, topic)
+    await kafka.put(topic, "m-1", b"1")
+    committed: list[list[int]] = []
+    commit = KafkaInlet._commit
+
+    async def seen(self: KafkaInlet, offsets: Any) -> None:
+        committed.append(sorted(offsets.values()))
+        await commit(self, offsets)
+
+    monkeypatch.setattr(KafkaInlet, "_commit", seen)
+    for _ in "ab":
+        inlet = KafkaInlet(read_address(kafka.url), "a-name", topic, f"{topic}-dead", None)
+        await inlet.acknowledge(await inlet.fetch(9))
+        assert committed.pop() == [1]
+        await inlet.acknowledge(await inlet.fetch(9))
+        assert committed == []
+        with monkeypatch.context() as hour:
+            hour.setattr("engine.relays.kafka_inlet.RENEW_SECONDS", 0)
+            await inlet.acknowledge(await inlet.fetch(9))
+        assert committed.pop() == [1]
+        await inlet.close()
+
+
 async def test_several_servers_and_an_idempotent_producer() -> None:
     """Tansu is one server, and gives aiokafka no producer id: librdkafka's stand-in does both."""
     client: Any = importlib.import_module("confluent_kafka")

@@ -66,6 +66,26 @@ async def test_a_stream_that_drops_what_no_consumer_waits_for_is_refused_without
     await client.close()
 
 
+async def test_a_stream_that_lost_its_last_consumer_stops_the_relay(
+    nats: NatsServer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at again after a minute."""
+    monkeypatch.setattr("engine.relays.nats.LOOK_SECONDS", 0)
+    await nats.create(topic, retention="interest")
+    client = await nats.client()
+    stream = client.jetstream()
+    await stream.pull_subscribe(topic, durable="reader")
+    async with relaying(relay_to(nats, topic)) as engine:
+        await published(engine, await add(engine, "a"))
+        await stream.delete_consumer((await stream.streams_info())[-1].config.name, "reader")
+        with pytest.raises(ProjectionLag, match="stopped"):
+            await published(engine, await add(engine, "a"))
+        found = await status(engine)
+        assert found.failure is not None
+        assert "has none, so it would drop what it confirms" in found.failure.cause
+    await client.close()
+
+
 async def test_others_that_publish_to_the_same_stream_break_no_order(
     nats: NatsServer, topic: str, tmp_path: Path
 ) -> None:
