@@ -77,7 +77,7 @@ async def test_a_stream_that_lost_its_last_consumer_stops_the_relay(
     await stream.pull_subscribe(topic, durable="reader")
     async with relaying(relay_to(nats, topic)) as engine:
         await published(engine, await add(engine, "a"))
-        await stream.delete_consumer((await stream.streams_info())[-1].config.name, "reader")
+        await stream.delete_consumer(await stream.find_stream_name_by_subject(topic), "reader")
         with pytest.raises(ProjectionLag, match="stopped"):
             await published(engine, await add(engine, "a"))
         found = await status(engine)
