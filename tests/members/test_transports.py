@@ -85,7 +85,7 @@ async def test_commands_are_answered_by_receipts_and_errors(owner: Owner) -> Non
 
         assert isinstance(welcome, Welcome)
         assert owner.joining.is_owner(welcome)
-        assert first == Done(1, "counter:c", 1, 1, None)
+        assert first == Done(1, "counter:c", 1, 1, None, names=())
         assert isinstance(refused, Failed)
         assert isinstance(error_of(refused.classes, refused.values), Rejected)
         assert isinstance(third, Done)
