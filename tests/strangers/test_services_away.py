@@ -13,6 +13,7 @@ import io
 import socket
 import ssl
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
@@ -84,7 +85,7 @@ OUTAGES: dict[str, Callable[[], object]] = {
     "several": raising(ExceptionGroup("all", [ConnectionRefusedError()])),
 }
 NO_OUTAGES: dict[str, Callable[[], object]] = {
-    "answered-404": raising(HTTPError("http://a", 404, "no", None, None)),  # type: ignore[arg-type]
+    "answered-404": raising(HTTPError("http://a", 404, "no", Message(), None)),
     "no-gzip": lambda: gzip.decompress(b"text"),
     "no-bz2": lambda: bz2.BZ2File(io.BytesIO(b"text")).read(),
     "no-address-at-all": lambda: socket.inet_aton("x"),
